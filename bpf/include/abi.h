@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Layouts that the programs (bpf/) and the controller (native/core) share: every struct, bit field and limit of the maps
+ * is written here and nowhere else. Plain C that clang -target bpf and a C++20 compiler both take; docs/architecture.md
+ * says what the words mean. A change of anything below is a change of LB_LAYOUT.
+ */
+#ifndef LB_ABI_H
+#define LB_ABI_H
+
+#include <linux/types.h>
+
+#define LB_LAYOUT 1 /* stored in lb_control.layout; open() refuses pins of another one */
+
+#ifdef __cplusplus
+#define LB_STATIC_ASSERT(c) static_assert(c)
+#else
+#define LB_STATIC_ASSERT(c) _Static_assert(c, #c)
+#endif
+#define LB_INLINE static inline __attribute__((always_inline, unused))
+
+/* ---- indices -------------------------------------------------------------------------------------------------- */
+
+#define LB_INDEX_BITS 20 /* slots, backends and services: index 0 is never given out */
+#define LB_INDEX_MAX ((1u << LB_INDEX_BITS) - 1)
+#define LB_GENERATION_BITS 12
+#define LB_GENERATION_MASK ((1u << LB_GENERATION_BITS) - 1)
+
+enum lb_family { LB_IPV4 = 4, LB_IPV6 = 6 };
+/* Where a packet comes from: internal = sockets and workloads of this node, external = outside. */
+enum lb_scope { LB_SCOPE_INTERNAL = 0, LB_SCOPE_EXTERNAL = 1 };
+enum lb_hook { LB_HOOK_SOCKET = 0, LB_HOOK_TC = 1, LB_HOOK_XDP = 2, LB_HOOK_COUNT = 3 };
+enum lb_verdict { LB_FORWARD = 0, LB_PASS = 1, LB_REJECT = 2, LB_DROP = 3 };
+enum lb_algorithm { LB_RANDOM = 0, LB_ROUND_ROBIN = 1, LB_MAGLEV = 2, LB_SOURCE_HASH = 3 };
+
+/* ---- frontends: key -> lb_frontend word ------------------------------------------------------------------------ */
+
+struct lb_key4 {
+	__be32 address;
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 scope;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_key4) == 8);
+
+struct lb_key6 {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 scope;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_key6) == 20);
+
+LB_INLINE __u64 lb_mix64(__u64 x)
+{
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ull;
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ull;
+	x ^= x >> 32;
+	return x;
+}
+
+/* One round is enough for a tag: it only has to differ between keys that meet in one hash element. */
+LB_INLINE __u32 lb_tag64(__u64 x)
+{
+	x *= 0xd6e8feb86659fd93ull;
+	return (__u32)(x >> 32) ^ (__u32)x;
+}
+
+LB_INLINE __u32 lb_key4_tag(const struct lb_key4 *k)
+{
+	return lb_tag64((__u64)k->address << 32 | (__u32)k->port << 16 | (__u32)k->protocol << 8 | k->scope);
+}
+
+LB_INLINE __u32 lb_key6_tag(const struct lb_key6 *k)
+{
+	__u64 x = (__u64)k->address[0] << 32 | k->address[1];
+
+	x = x * 0x9e3779b97f4a7c15ull + ((__u64)k->address[2] << 32 | k->address[3]);
+	x = x * 0x9e3779b97f4a7c15ull + ((__u32)k->port << 16 | (__u32)k->protocol << 8 | k->scope);
+	return lb_tag64(x ^ x >> 29);
+}
+
+/* Value of a frontend: tag bits at both ends of the word, so that a copy in progress is noticed from either end. */
+LB_INLINE __u64 lb_frontend_word(__u32 tag, __u32 slot)
+{
+	return (__u64)(tag & 0xffff) | (__u64)slot << 16 | (__u64)(tag >> 16) << 48;
+}
+LB_INLINE __u32 lb_frontend_slot(__u64 word) { return (__u32)(word >> 16); }
+LB_INLINE __u32 lb_frontend_tag(__u64 word) { return (__u32)(word & 0xffff) | (__u32)(word >> 48) << 16; }
+
+/* ---- slots ------------------------------------------------------------------------------------------------------
+ * absent:  kind 0 | generation
+ * final:   kind 1 | generation | region
+ * pending: kind 2 | number (42) | n, an index into pending[]
+ */
+enum lb_slot_kind { LB_SLOT_ABSENT = 0, LB_SLOT_FINAL = 1, LB_SLOT_PENDING = 2 };
+
+#define LB_REGION_BITS 24 /* first line of the region in the table */
+#define LB_NUMBER_BITS 42
+#define LB_NUMBER_MASK ((1ull << LB_NUMBER_BITS) - 1)
+
+LB_INLINE __u32 lb_slot_kind(__u64 w) { return (__u32)(w >> 62); }
+LB_INLINE __u32 lb_slot_region(__u64 w) { return (__u32)w & ((1u << LB_REGION_BITS) - 1); }
+LB_INLINE __u32 lb_slot_generation(__u64 w) { return (__u32)(w >> LB_REGION_BITS) & LB_GENERATION_MASK; }
+LB_INLINE __u64 lb_slot_absent(__u32 generation) { return (__u64)(generation & LB_GENERATION_MASK) << LB_REGION_BITS; }
+LB_INLINE __u64 lb_slot_final(__u32 region, __u32 generation)
+{
+	return (__u64)LB_SLOT_FINAL << 62 | lb_slot_absent(generation) | region;
+}
+LB_INLINE __u64 lb_slot_pending(__u64 number, __u32 n)
+{
+	return (__u64)LB_SLOT_PENDING << 62 | (number & LB_NUMBER_MASK) << LB_INDEX_BITS | n;
+}
+LB_INLINE __u32 lb_pending_index(__u64 w) { return (__u32)w & LB_INDEX_MAX; }
+LB_INLINE __u64 lb_pending_number(__u64 w) { return w >> LB_INDEX_BITS & LB_NUMBER_MASK; }
+/* Has commit `number` been reached when the control word says `committed`? Both modulo 2^42. */
+LB_INLINE int lb_number_reached(__u64 committed, __u64 number)
+{
+	return ((committed - number) & LB_NUMBER_MASK) < 1ull << (LB_NUMBER_BITS - 1);
+}
+
+struct lb_pending {
+	__u64 before;
+	__u64 after;
+};
+
+/* ---- table: regions of 64-byte lines, a head (4 words) and then the cells ---------------------------------------- */
+
+#define LB_LINE_WORDS 8
+#define LB_HEAD_WORDS 4
+
+enum lb_region_flag {
+	LB_REGION_DROP = 1 << 0,       /* no backends: drop instead of reject */
+	LB_REGION_LOCAL_ONLY = 1 << 1, /* no cells because the policy is Local and no backend is on this node */
+	LB_REGION_TRACK = 1 << 2,      /* TCP sockets are recorded in socket storage, where a sweep finds them */
+};
+
+/* Which of a service's backend sets a region is made of; also the bits lb_backend_flag uses. */
+enum lb_pool { LB_POOL_CLUSTER = 0, LB_POOL_INTERNAL = 1, LB_POOL_EXTERNAL = 2 };
+
+struct lb_head {
+	__u32 serial;   /* raised each time these lines are written, stored last: for readers in user space */
+	__u32 service;  /* service id */
+	__u32 length;   /* number of cells; 0: no backends */
+	__u32 members;  /* number of distinct backends listed, ascending, after the cells (services with affinity), else 0 */
+	__u32 affinity; /* timeout in seconds; 0: none */
+	__u8 algorithm;
+	__u8 pool;
+	__u8 flags;  /* enum lb_region_flag */
+	__u8 family; /* enum lb_family of the backends */
+	__u32 policy; /* id of a source range set; 0: everyone may */
+	__u32 reserved;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_head) == LB_HEAD_WORDS * 8);
+
+struct lb_line {
+	union {
+		__u64 word[LB_LINE_WORDS];
+		struct {
+			struct lb_head head;
+			__u64 cell[LB_LINE_WORDS - LB_HEAD_WORDS];
+		};
+	};
+};
+LB_STATIC_ASSERT(sizeof(struct lb_line) == 64);
+
+/* A cell: the backend for new flows, the one where flows of which nothing is remembered belong, and "remembered". */
+#define LB_CELL_ANCHOR_SHIFT 24
+#define LB_CELL_REMEMBERED (1ull << 63)
+LB_INLINE __u64 lb_cell(__u32 current, __u32 anchor) { return (__u64)anchor << LB_CELL_ANCHOR_SHIFT | current; }
+LB_INLINE __u32 lb_cell_current(__u64 c) { return (__u32)c & LB_INDEX_MAX; }
+LB_INLINE __u32 lb_cell_anchor(__u64 c) { return (__u32)(c >> LB_CELL_ANCHOR_SHIFT) & LB_INDEX_MAX; }
+
+/* ---- backends: one index for each (service, address, port) ------------------------------------------------------- */
+
+enum lb_backend_flag {
+	LB_BACKEND_LIVE = 1 << 0,     /* the index is given out */
+	LB_BACKEND_EXISTING = 1 << 1, /* connected and pinned UDP sockets may stay */
+	LB_BACKEND_POOLS = 1 << 2,    /* << enum lb_pool: has cells in the regions of that pool; for people and checks, choices go by cells */
+};
+
+struct lb_backend {
+	__u64 word;        /* port (be16) | generation 12 << 16 | service 20 << 28 | flags 8 << 48 */
+	__be32 address[4]; /* IPv4: address[0], the rest 0 */
+};
+LB_STATIC_ASSERT(sizeof(struct lb_backend) == 24);
+
+LB_INLINE __u64 lb_backend_word(__be16 port, __u32 generation, __u32 service, __u32 flags)
+{
+	return (__u64)port | (__u64)(generation & LB_GENERATION_MASK) << 16 | (__u64)service << 28 | (__u64)flags << 48;
+}
+LB_INLINE __be16 lb_backend_port(__u64 w) { return (__be16)w; }
+LB_INLINE __u32 lb_backend_generation(__u64 w) { return (__u32)(w >> 16) & LB_GENERATION_MASK; }
+LB_INLINE __u32 lb_backend_service(__u64 w) { return (__u32)(w >> 28) & LB_INDEX_MAX; }
+LB_INLINE __u32 lb_backend_flags(__u64 w) { return (__u32)(w >> 48) & 0xff; }
+
+/* A backend as sockets and affinities remember it: index and generation, 32 bits. */
+LB_INLINE __u32 lb_backend_ref(__u32 index, __u32 generation)
+{
+	return index << LB_GENERATION_BITS | (generation & LB_GENERATION_MASK);
+}
+LB_INLINE __u32 lb_ref_index(__u32 ref) { return ref >> LB_GENERATION_BITS; }
+LB_INLINE __u32 lb_ref_generation(__u32 ref) { return ref & LB_GENERATION_MASK; }
+
+/* ---- control: one element, mmap'ed --------------------------------------------------------------------------------- */
+
+struct lb_control {
+	__u64 number;       /* the last commit; release store */
+	__u64 log;          /* which log segment lives: 0 or 1 */
+	__u64 layout;       /* LB_LAYOUT */
+	__u64 instance;     /* random, made at creation */
+	__u64 host_netns;   /* cookie of the balancer's own namespace: bind protection is there only; 0: nowhere */
+	__u64 attachments;  /* bit i: attachment id i is live */
+	__u64 capacity[5];  /* frontends, backends, cells, connections, affinities, as opened */
+	__u64 retired_connections; /* of backends whose counters were given back */
+	__u64 reserved[4];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
+
+/* ---- counters ---------------------------------------------------------------------------------------------------- */
+
+#define LB_STRIPES 8 /* counters are kept per CPU modulo this; a power of two */
+/* lb_usage[stripe * backends + backend]: connections. lb_failures[service]: rejects and drops. */
+/* lb_verdicts[stripe]: one struct for each stripe. */
+#define LB_REASON_SPACE 64
+struct lb_verdicts {
+	__u64 count[LB_HOOK_COUNT][LB_REASON_SPACE];
+};
+
+struct lb_cursor {
+	__u32 position4; /* round-robin position of the IPv4 cells */
+	__u32 position6;
+};
+
+/* ---- ports in use by node port and host port frontends: 8 ports for each element ---------------------------------- */
+
+enum lb_port_use { LB_PORT_TCP4 = 1, LB_PORT_UDP4 = 2, LB_PORT_TCP6 = 4, LB_PORT_UDP6 = 8 };
+struct lb_ports {
+	__u8 use[8];
+};
+#define LB_PORT_ELEMENTS (65536 / 8)
+
+/* ---- affinity ------------------------------------------------------------------------------------------------------ */
+
+enum lb_client_kind { LB_CLIENT_NETNS = 1, LB_CLIENT_ADDRESS = 2 };
+struct lb_affinity_key {
+	__u32 service;
+	__u8 family; /* of the backends */
+	__u8 kind;   /* enum lb_client_kind */
+	__u16 reserved;
+	__u64 client[2]; /* namespace cookie and 0, or the source address */
+};
+LB_STATIC_ASSERT(sizeof(struct lb_affinity_key) == 24);
+
+/* The tag is written once with the element, before and behind the word: a reader that finds both has the word of its key. */
+struct lb_affinity {
+	__u64 tag;
+	__u64 word; /* seconds since boot (32) << 32 | backend ref (32) */
+	__u64 tag_again;
+};
+
+LB_INLINE __u64 lb_affinity_tag(const struct lb_affinity_key *k)
+{
+	return lb_mix64(k->client[0] ^ lb_mix64(k->client[1] + ((__u64)k->service << 16 | (__u32)k->family << 8 | k->kind))) | 1;
+}
+
+/* ---- sockets ------------------------------------------------------------------------------------------------------- */
+
+#define LB_PINS 4       /* in the socket's storage */
+#define LB_PAGE_PINS 8  /* in one overflow page */
+#define LB_PAGES 8      /* overflow pages of a socket: 4 + 8 * 8 frontends in all */
+#define LB_PIN_BUSY (~0ull)
+
+/* slot 20 | its generation 12 | backend 20 | its generation 12; 0: free; LB_PIN_BUSY: the address is being written. */
+LB_INLINE __u64 lb_pin_word(__u32 slot_ref, __u32 backend_ref) { return (__u64)slot_ref << 32 | backend_ref; }
+LB_INLINE __u32 lb_slot_ref(__u32 slot, __u32 generation) { return lb_backend_ref(slot, generation); }
+LB_INLINE __u32 lb_pin_slot_ref(__u64 w) { return (__u32)(w >> 32); }
+LB_INLINE __u32 lb_pin_backend_ref(__u64 w) { return (__u32)w; }
+
+struct lb_pin {
+	__u64 word;
+	__be32 address[4]; /* service address, IPv4 in address[0]; written once, before the word */
+	__be16 port;
+	__u8 family;
+	__u8 reserved[5];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_pin) == 32);
+
+struct lb_page_key {
+	__u64 cookie;
+	__u32 page;
+	__u32 reserved;
+};
+
+/* What a connected socket was connected to; valid only while backend and backend_port equal the socket's peer. */
+struct lb_record {
+	__be32 service[4];
+	__be32 backend[4];
+	__be16 service_port;
+	__be16 backend_port;
+	__u32 backend_ref; /* 0: no record */
+	__u8 family;
+	__u8 attachment; /* id of the attachment that wrote it */
+	__u8 protocol;
+	__u8 pages; /* overflow pages in use */
+	__u32 tgid;
+	__u64 cookie;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_record) == 56);
+
+/* What the sweep of sockets reads for each socket of the record map, in one write of the iterator. */
+enum lb_stale_reason {
+	LB_STALE_REMOVED = 1,   /* the backend is gone */
+	LB_STALE_MOVED_OFF = 2, /* it takes no connected UDP sockets */
+};
+struct lb_stale {
+	struct lb_record record;
+	__u32 netns;  /* inode number of the socket's network namespace (net->ns.inum) */
+	__u32 reason; /* enum lb_stale_reason */
+};
+
+/* Peers of TCP sockets, for getpeername: 8-way sets, found by a hash of the socket. A way belongs to who holds its cookie. */
+#define LB_WAYS 8
+#define LB_WAY_BUSY (1ull << 63)
+struct lb_peer4 {
+	__be32 address;
+	__be16 port;
+	__u8 attachment;
+	__u8 reserved;
+};
+struct lb_peers4 {
+	__u64 cookie[LB_WAYS];
+	struct lb_peer4 peer[LB_WAYS];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_peers4) == 128);
+struct lb_peer6 {
+	__be32 address[4];
+};
+struct lb_peers6 {
+	__u64 cookie[LB_WAYS];
+	struct lb_peer4 peer[LB_WAYS]; /* port and attachment; address unused */
+	struct lb_peer6 address[LB_WAYS];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_peers6) == 256);
+
+/* Namespaces of attachments that are not for all of them. */
+struct lb_netns_key {
+	__u64 cookie;
+	__u32 attachment;
+	__u32 reserved;
+};
+
+/* ---- decide.bpf.c: a question and its answer, as the data of BPF_PROG_TEST_RUN ------------------------------------- */
+
+struct lb_query {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 family;
+	__u32 scope;
+	__u64 client; /* namespace cookie */
+	__u64 socket; /* per-socket number (the cookie) */
+};
+
+enum lb_answer_flag { LB_ANSWER_AFFINITY = 1 };
+struct lb_answer {
+	__u8 verdict;
+	__u8 reason;
+	__u8 flags; /* enum lb_answer_flag */
+	__u8 reserved;
+	__u32 slot;
+	__u32 slot_generation;
+	__u32 region;
+	__u32 service;
+	__u32 backend; /* index; 0: none */
+	__u32 backend_generation;
+	__u32 affinity_left; /* seconds */
+	__be32 address[4];
+	__be16 port;
+	__u16 reserved2;
+	__u32 cell;
+};
+struct lb_decision {
+	struct lb_query query;
+	struct lb_answer answer;
+};
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One address type for IPv4 and IPv6, and the tuple that a choice depends on. No context is known here. */
+#ifndef LB_FLOW_H
+#define LB_FLOW_H
+
+#include "abi.h"
+#include "kernel.h"
+
+struct lb_flow {
+	__be32 address[4]; /* destination; IPv4: address[0], the rest 0. An IPv4-mapped IPv6 address is IPv4 */
+	__be16 port;
+	__u8 protocol;
+	__u8 family; /* enum lb_family */
+	__u8 scope;  /* enum lb_scope */
+	__u64 client; /* filled in only when lb_region_wants() says so */
+	__u64 socket; /* likewise */
+};
+
+LB_INLINE bool lb_address_equal(const __be32 *a, const __be32 *b, __u8 family)
+{
+	if (family == LB_IPV4)
+		return a[0] == b[0];
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+LB_INLINE void lb_address_copy(__be32 *to, const __be32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+#endif

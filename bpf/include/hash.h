@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From a flow to a cell: what each hashing algorithm hashes, and how a hash becomes an index. */
+#ifndef LB_HASH_H
+#define LB_HASH_H
+
+#include "abi.h"
+#include "flow.h"
+
+/* Even over any length, without a division. */
+LB_INLINE __u32 lb_hash_scale(__u32 hash, __u32 length)
+{
+	return (__u64)hash * length >> 32;
+}
+
+LB_INLINE __u32 lb_hash_client(const struct lb_flow *f)
+{
+	return lb_mix64(f->client);
+}
+
+/* One socket always gets the same backend of a service: client, destination, and a number of the socket. */
+LB_INLINE __u32 lb_hash_flow(const struct lb_flow *f)
+{
+	__u64 x = (__u64)f->address[0] << 32 | (__u32)f->port << 16 | (__u32)f->protocol << 8 | f->scope;
+
+	if (f->family == LB_IPV6)
+		x = lb_mix64(x ^ ((__u64)f->address[1] << 32 | f->address[2])) ^ f->address[3];
+	return lb_mix64(x ^ lb_mix64(f->client ^ lb_mix64(f->socket)));
+}
+
+#endif

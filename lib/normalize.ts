@@ -1,0 +1,316 @@
+import { canonicalAddress, isLoopback } from './addresses.js';
+import { type Backend, DEFAULTS, type Frontend, makeBackend, type Spec, toPublic } from './spec.js';
+import type { Algorithm, BackendState, FrontendKind, Protocol, Topology, TrafficPolicy } from './types.js';
+import {
+  checkAddress,
+  checkArray,
+  checkChoice,
+  checkInteger,
+  checkName,
+  checkObject,
+  checkPort,
+  isObject,
+  isPort,
+  notAnAddress,
+  notAPort,
+  type Place,
+} from './validate.js';
+
+const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
+const KINDS: readonly FrontendKind[] = ['cluster', 'nodePort', 'external', 'loadBalancer', 'hostPort'];
+const STATES: readonly BackendState[] = ['active', 'terminating', 'quarantined', 'maintenance'];
+const ALGORITHMS: readonly Algorithm[] = ['random', 'round-robin', 'maglev', 'source-hash'];
+const POLICIES: readonly TrafficPolicy[] = ['Cluster', 'Local'];
+const TOPOLOGIES: readonly Topology[] = ['any', 'prefer-same-zone', 'prefer-same-node'];
+const ON_NO_BACKENDS = ['reject', 'drop'] as const;
+const ON_BACKEND_REMOVED = ['keep'] as const;
+
+const FRONTEND_KEYS = ['kind', 'address', 'port', 'protocol'];
+const BACKEND_KEYS = ['address', 'port', 'weight', 'state', 'node', 'zone', 'forZones', 'forNodes'];
+const SERVICE_KEYS = [
+  'name',
+  'address',
+  'port',
+  'protocol',
+  'frontends',
+  'backends',
+  'algorithm',
+  'affinity',
+  'internalTrafficPolicy',
+  'externalTrafficPolicy',
+  'topology',
+  'onNoBackends',
+  'onBackendRemoved',
+  'labels',
+];
+const AFFINITY_MAX_SECONDS = 86400;
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
+
+function normalizeNames(place: Place, path: string, value: unknown): readonly string[] | undefined {
+  const names = checkArray(place, path, value).map((item, i) => checkName(place, `${path}[${i}]`, item));
+  return names.length === 0 ? undefined : names;
+}
+
+function setBackendField(place: Place, backend: Writable<Backend>, i: number, key: string, value: unknown): void {
+  switch (key) {
+    case 'address':
+    case 'port':
+      break;
+    case 'weight':
+      backend.weight = checkInteger(place, `backends[${i}].weight`, value, 0, 65535);
+      break;
+    case 'state':
+      backend.state = checkChoice(place, `backends[${i}].state`, value, STATES);
+      break;
+    case 'node':
+      backend.node = checkName(place, `backends[${i}].node`, value);
+      break;
+    case 'zone':
+      backend.zone = checkName(place, `backends[${i}].zone`, value);
+      break;
+    case 'forZones':
+      backend.forZones = normalizeNames(place, `backends[${i}].forZones`, value);
+      break;
+    case 'forNodes':
+      backend.forNodes = normalizeNames(place, `backends[${i}].forNodes`, value);
+      break;
+    default:
+      throw place.unknownKey(`backends[${i}].${key}`, BACKEND_KEYS);
+  }
+}
+
+function normalizeBackend(place: Place, value: unknown, i: number): Backend {
+  if (!isObject(value)) throw place.invalid(`backends[${i}]`, 'be an object', value);
+  // The usual case builds no path text; the checks that may throw look again.
+  let address: unknown = value['address'];
+  if (typeof address === 'string') address = canonicalAddress(address);
+  if (typeof address !== 'string') throw notAnAddress(place, `backends[${i}].address`, value['address']);
+  const port = value['port'];
+  if (!isPort(port)) throw notAPort(place, `backends[${i}].port`, port);
+  const backend: Writable<Backend> = makeBackend(address, port);
+  for (const key in value) {
+    if (key === 'address' || key === 'port') continue;
+    const field = value[key];
+    if (field !== undefined) setBackendField(place, backend, i, key, field);
+  }
+  return backend;
+}
+
+/** Checks the backends of a service, also those given to setBackends. */
+export function normalizeBackends(place: Place, value: unknown): Backend[] {
+  const list = checkArray(place, 'backends', value);
+  const backends: Backend[] = new Array(list.length);
+  for (let i = 0; i < list.length; i++) backends[i] = normalizeBackend(place, list[i], i);
+  const twice = firstDuplicate(backends);
+  if (twice !== undefined) {
+    const { address, port } = backends[twice[1]]!;
+    throw place.wrong(`backends[${twice[1]}]`, `is the same as backends[${twice[0]}] (${address} port ${port}); give each backend once`);
+  }
+  return backends;
+}
+
+const FEW = 16;
+
+function firstDuplicate(backends: readonly Backend[]): [number, number] | undefined {
+  if (backends.length <= FEW) {
+    for (let i = 1; i < backends.length; i++) {
+      const { address, port } = backends[i]!;
+      for (let j = 0; j < i; j++) if (backends[j]!.port === port && backends[j]!.address === address) return [j, i];
+    }
+    return undefined;
+  }
+  const seen = new Map<string, number>();
+  for (let i = 0; i < backends.length; i++) {
+    const key = `${backends[i]!.address} ${backends[i]!.port}`;
+    const first = seen.get(key);
+    if (first !== undefined) return [first, i];
+    seen.set(key, i);
+  }
+  return undefined;
+}
+
+const NEEDS_ADDRESS: Readonly<Record<FrontendKind, boolean>> = {
+  cluster: true,
+  external: true,
+  loadBalancer: true,
+  nodePort: false,
+  hostPort: false,
+};
+
+/** Ports that a node port may have; undefined: any, as nothing is known of the node. */
+export type PortRange = readonly [number, number] | undefined;
+
+function normalizeFrontend(place: Place, value: unknown, i: number, nodePorts: PortRange): Frontend {
+  const path = `frontends[${i}]`;
+  const given = checkObject(place, path, value, FRONTEND_KEYS);
+  const kind = checkChoice(place, `${path}.kind`, given['kind'], KINDS);
+  const port = checkPort(place, `${path}.port`, given['port']);
+  const protocol =
+    given['protocol'] === undefined ? DEFAULTS.protocol : checkChoice(place, `${path}.protocol`, given['protocol'], PROTOCOLS);
+  if (given['address'] === undefined && NEEDS_ADDRESS[kind]) {
+    throw place.wrong(`${path}.address`, `is missing; a frontend of kind '${kind}' needs its address`);
+  }
+  const address = given['address'] === undefined ? undefined : checkAddress(place, `${path}.address`, given['address']);
+  if (kind === 'nodePort' && address !== undefined && isLoopback(address)) {
+    throw place.invalid(`${path}.address`, 'be an address of the node that is not loopback', address);
+  }
+  if (kind === 'nodePort' && nodePorts !== undefined && (port < nodePorts[0] || port > nodePorts[1])) {
+    throw place.invalid(`${path}.port`, `be ${nodePorts[0]} to ${nodePorts[1]}, the node's nodePortRange`, port);
+  }
+  return { kind, address, port, protocol };
+}
+
+/** The shorthand as a frontend; undefined when none of its keys is given. */
+function normalizeShorthand(place: Place, given: Record<string, unknown>): Frontend | undefined {
+  const { address, port, protocol } = given;
+  if (address === undefined && port === undefined && protocol === undefined) return undefined;
+  if (address === undefined) throw place.wrong('address', "is missing; 'address' and 'port' together are one frontend of kind 'cluster'");
+  return {
+    kind: 'cluster',
+    address: checkAddress(place, 'address', address),
+    port: checkPort(place, 'port', port),
+    protocol: protocol === undefined ? DEFAULTS.protocol : checkChoice(place, 'protocol', protocol, PROTOCOLS),
+  };
+}
+
+function normalizeFrontends(place: Place, given: Record<string, unknown>, nodePorts: PortRange): Frontend[] {
+  const shorthand = normalizeShorthand(place, given);
+  const list = given['frontends'] === undefined ? [] : checkArray(place, 'frontends', given['frontends']);
+  const frontends: Frontend[] = shorthand === undefined ? [] : [shorthand];
+  for (let i = 0; i < list.length; i++) frontends.push(normalizeFrontend(place, list[i], i, nodePorts));
+  if (frontends.length === 0) {
+    throw place.wrong('frontends', "is missing or empty; give 'address' and 'port', or at least one frontend");
+  }
+  for (let i = 1; i < frontends.length; i++) {
+    const twice = frontends.findIndex((other) => isSameFrontend(other, frontends[i]!));
+    if (twice === i) continue;
+    const nth = (n: number) => (shorthand === undefined ? `frontends[${n}]` : n === 0 ? "the shorthand 'address'" : `frontends[${n - 1}]`);
+    throw place.wrong(nth(i), `has the address, port and protocol of ${nth(twice)}; give each frontend once`);
+  }
+  return frontends;
+}
+
+/** Of any kind: the datapath tells frontends apart by these three alone. */
+function isSameFrontend(a: Frontend, b: Frontend): boolean {
+  return a.port === b.port && a.protocol === b.protocol && a.address === b.address;
+}
+
+function normalizeAffinity(place: Place, value: unknown): number {
+  const given = checkObject(place, 'affinity', value, ['clientIP', 'timeoutSeconds']);
+  if (given['clientIP'] !== true) throw place.invalid('affinity.clientIP', 'be true (leave affinity out for none)', given['clientIP']);
+  const seconds = given['timeoutSeconds'];
+  return seconds === undefined
+    ? DEFAULTS.affinitySeconds
+    : checkInteger(place, 'affinity.timeoutSeconds', seconds, 1, AFFINITY_MAX_SECONDS);
+}
+
+function normalizeLabels(place: Place, value: unknown): Record<string, string> {
+  if (!isObject(value)) throw place.invalid('labels', 'be an object of strings', value);
+  const labels: [string, string][] = [];
+  for (const key in value) {
+    const text = value[key];
+    if (text === undefined) continue;
+    if (typeof text !== 'string') throw place.invalid(`labels[${JSON.stringify(key)}]`, 'be a string', text);
+    labels.push([key, text]);
+  }
+  return Object.fromEntries(labels);
+}
+
+function setServiceField(place: Place, spec: Writable<Spec>, key: string, value: unknown): void {
+  switch (key) {
+    case 'name':
+    case 'address':
+    case 'port':
+    case 'protocol':
+    case 'frontends':
+      break;
+    case 'backends':
+      spec.backends = normalizeBackends(place, value);
+      break;
+    case 'algorithm':
+      spec.algorithm = checkChoice(place, key, value, ALGORITHMS);
+      break;
+    case 'affinity':
+      spec.affinity = normalizeAffinity(place, value);
+      break;
+    case 'internalTrafficPolicy':
+      spec.internalTrafficPolicy = checkChoice(place, key, value, POLICIES);
+      break;
+    case 'externalTrafficPolicy':
+      spec.externalTrafficPolicy = checkChoice(place, key, value, POLICIES);
+      break;
+    case 'topology':
+      spec.topology = checkChoice(place, key, value, TOPOLOGIES);
+      break;
+    case 'onNoBackends':
+      spec.onNoBackends = checkChoice(place, key, value, ON_NO_BACKENDS);
+      break;
+    case 'onBackendRemoved':
+      spec.onBackendRemoved = checkChoice(place, key, value, ON_BACKEND_REMOVED);
+      break;
+    case 'labels':
+      spec.labels = normalizeLabels(place, value);
+      break;
+    default:
+      throw place.unknownKey(key, SERVICE_KEYS);
+  }
+}
+
+/** Checks a whole spec and returns a copy of it with defaults filled in. Names the service in `place` as soon as it is known. */
+export function normalizeSpec(place: Place, value: unknown, nodePorts: PortRange): Spec {
+  if (!isObject(value)) throw place.invalid('the service', 'be an object', value);
+  const name = checkName(place, 'name', value['name']);
+  place.object = name;
+  const spec: Writable<Spec> = {
+    name,
+    frontends: [],
+    backends: [],
+    algorithm: DEFAULTS.algorithm,
+    affinity: DEFAULTS.affinity,
+    internalTrafficPolicy: DEFAULTS.internalTrafficPolicy,
+    externalTrafficPolicy: DEFAULTS.externalTrafficPolicy,
+    topology: DEFAULTS.topology,
+    onNoBackends: DEFAULTS.onNoBackends,
+    onBackendRemoved: DEFAULTS.onBackendRemoved,
+    labels: undefined,
+  };
+  for (const key in value) {
+    const field = value[key];
+    if (field !== undefined) setServiceField(place, spec, key, field);
+  }
+  spec.frontends = normalizeFrontends(place, value, nodePorts);
+  return spec;
+}
+
+/** Checks a change and returns the spec that it makes of `current`. */
+export function normalizeChange(place: Place, current: Spec, value: unknown, nodePorts: PortRange): Spec {
+  if (!isObject(value)) throw place.invalid('the change', 'be an object', value);
+  if (value['name'] !== undefined) throw place.wrong('name', 'cannot be changed; remove the service and add it under the other name');
+  const merged: Record<string, unknown> = { ...toPublic(current) };
+  for (const key in value) {
+    const field = value[key];
+    if (!SERVICE_KEYS.includes(key)) throw place.unknownKey(key, SERVICE_KEYS.slice(1));
+    if (field !== undefined) merged[key] = field === null ? undefined : field;
+  }
+  if (value['frontends'] === undefined) mergeShorthand(place, current, merged, value);
+  return normalizeSpec(place, merged, nodePorts);
+}
+
+/** The shorthand in a change without `frontends` is about the one frontend that a shorthand would have made. */
+function mergeShorthand(place: Place, current: Spec, merged: Record<string, unknown>, change: Record<string, unknown>): void {
+  const key = ['address', 'port', 'protocol'].find((name) => change[name] !== undefined);
+  if (key === undefined) return;
+  const clusters = current.frontends.filter((frontend) => frontend.kind === 'cluster');
+  if (clusters.length !== 1) {
+    throw place.wrong(
+      key,
+      `is short for the one frontend of kind 'cluster', and the service has ${clusters.length}; change 'frontends' instead`,
+    );
+  }
+  const [old] = clusters;
+  const keep = (name: 'address' | 'port' | 'protocol') => (change[name] === undefined ? old![name] : (change[name] ?? undefined));
+  for (const name of ['address', 'port', 'protocol'] as const) merged[name] = keep(name);
+  const rest = current.frontends.filter((frontend) => frontend !== old);
+  merged['frontends'] = rest.map(({ kind, address, port, protocol }) => ({ kind, address, port, protocol }));
+}

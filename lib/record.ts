@@ -1,0 +1,54 @@
+import { normalizeSpec } from './normalize.js';
+import { type Backend, DEFAULTS, type Frontend, type Spec } from './spec.js';
+import { Place } from './validate.js';
+
+/*
+ * A record is a spec as JSON with defaults left out, in two parts: the head ends where the value of `backends` begins, so that a change of
+ * backends, the most frequent one by far, writes only those anew. Addresses in canonical text need no escapes.
+ */
+
+function frontendJson(frontend: Frontend): string {
+  let text = `{"kind":"${frontend.kind}"`;
+  if (frontend.address !== undefined) text += `,"address":"${frontend.address}"`;
+  text += `,"port":${frontend.port}`;
+  if (frontend.protocol !== DEFAULTS.protocol) text += `,"protocol":"${frontend.protocol}"`;
+  return `${text}}`;
+}
+
+/** The record up to the backends. */
+export function recordHead(spec: Spec): string {
+  let text = `{"name":${JSON.stringify(spec.name)},"frontends":[`;
+  for (let i = 0; i < spec.frontends.length; i++) text += (i === 0 ? '' : ',') + frontendJson(spec.frontends[i]!);
+  text += ']';
+  if (spec.algorithm !== DEFAULTS.algorithm) text += `,"algorithm":"${spec.algorithm}"`;
+  if (spec.affinity !== DEFAULTS.affinity) text += `,"affinity":{"clientIP":true,"timeoutSeconds":${spec.affinity}}`;
+  if (spec.internalTrafficPolicy !== DEFAULTS.internalTrafficPolicy) text += `,"internalTrafficPolicy":"${spec.internalTrafficPolicy}"`;
+  if (spec.externalTrafficPolicy !== DEFAULTS.externalTrafficPolicy) text += `,"externalTrafficPolicy":"${spec.externalTrafficPolicy}"`;
+  if (spec.topology !== DEFAULTS.topology) text += `,"topology":"${spec.topology}"`;
+  if (spec.onNoBackends !== DEFAULTS.onNoBackends) text += `,"onNoBackends":"${spec.onNoBackends}"`;
+  if (spec.labels !== undefined) text += `,"labels":${JSON.stringify(spec.labels)}`;
+  return `${text},"backends":`;
+}
+
+function backendJson(backend: Backend): string {
+  let text = `{"address":"${backend.address}","port":${backend.port}`;
+  if (backend.weight !== DEFAULTS.weight) text += `,"weight":${backend.weight}`;
+  if (backend.state !== DEFAULTS.state) text += `,"state":"${backend.state}"`;
+  if (backend.node !== undefined) text += `,"node":${JSON.stringify(backend.node)}`;
+  if (backend.zone !== undefined) text += `,"zone":${JSON.stringify(backend.zone)}`;
+  if (backend.forZones !== undefined) text += `,"forZones":${JSON.stringify(backend.forZones)}`;
+  if (backend.forNodes !== undefined) text += `,"forNodes":${JSON.stringify(backend.forNodes)}`;
+  return `${text}}`;
+}
+
+/** The end of a record, behind the head. */
+export function backendsJson(backends: readonly Backend[]): string {
+  let text = '[';
+  for (let i = 0; i < backends.length; i++) text += (i === 0 ? '' : ',') + backendJson(backends[i]!);
+  return `${text}]}`;
+}
+
+/** Reads a record back. Throws what JSON.parse or the checks of a spec throw. */
+export function readRecord(record: string): Spec {
+  return normalizeSpec(new Place('read'), JSON.parse(record), undefined);
+}

@@ -1,0 +1,90 @@
+import { compileFrontends } from './compile.js';
+import { failure } from './errors.js';
+import { Entry, type Model } from './model.js';
+import type { NativeBalancer } from './native/binding.js';
+import { type Node, normalizeNode } from './node-config.js';
+import { backendsJson, readRecord, recordHead } from './record.js';
+import type { Spec } from './spec.js';
+import { isObject, Place } from './validate.js';
+
+/** What is kept beside the services. Keys of newer versions are carried along. */
+export interface Settings {
+  node?: unknown;
+  [key: string]: unknown;
+}
+
+type Snapshot = ReturnType<NativeBalancer['snapshot']>;
+
+/**
+ * Makes the model what the maps say. Services that are as before keep their objects.
+ * @throws ERR_LAYOUT when something stored cannot be read: to go on without it would lose it. The model is as it was then
+ */
+export function loadSnapshot(model: Model, snapshot: Snapshot): Settings {
+  const settings = readSettings(snapshot.settings);
+  const node = settings.node === undefined ? undefined : readNode(settings.node);
+  const gone = new Set(model.services.values());
+  const news: { entry: Entry | undefined; owner: string; spec: Spec }[] = [];
+  for (const { name, owner, record } of snapshot.services) {
+    const known = model.services.get(name);
+    const entry = known?.owner === owner ? known : undefined;
+    if (entry !== undefined) gone.delete(entry);
+    if (entry === undefined || recordOf(entry) !== record) news.push({ entry, owner, spec: readService(name, record) });
+  }
+  model.node = node;
+  for (const entry of gone) model.delete(entry);
+  for (const { entry } of news) if (entry !== undefined) model.release(entry);
+  for (const { entry, owner, spec } of news) {
+    const keys = compileFrontends(spec, node);
+    if (entry === undefined) {
+      model.add(new Entry(spec.name, owner, spec, keys, recordHead(spec)));
+    } else {
+      entry.replace(spec, keys, recordHead(spec));
+      model.hold(entry);
+    }
+  }
+  return settings;
+}
+
+/** The whole record of a service, as it is kept in the log. */
+export function recordOf(entry: Entry): string {
+  return entry.head + backendsJson(entry.spec.backends);
+}
+
+function readNode(value: unknown): Node {
+  try {
+    return normalizeNode(new Place('open'), value, 'node');
+  } catch (error) {
+    throw unreadable('the stored settings', error);
+  }
+}
+
+function readService(name: string, record: string): Spec {
+  try {
+    const spec = readRecord(record);
+    if (spec.name !== name) throw new Error(`it is of '${spec.name}'`);
+    return spec;
+  } catch (error) {
+    throw unreadable(`the stored record of service '${name}'`, error);
+  }
+}
+
+function readSettings(text: string | undefined): Settings {
+  if (text === undefined || text === '') return {};
+  try {
+    const settings: unknown = JSON.parse(text);
+    if (isObject(settings)) return settings;
+    throw new Error('it is no object');
+  } catch (error) {
+    throw unreadable('the stored settings', error);
+  }
+}
+
+function unreadable(what: string, error: unknown): Error {
+  const cause = error instanceof Error ? error.message : String(error);
+  return failure(
+    'ERR_LAYOUT',
+    'open',
+    undefined,
+    `${what} cannot be read (${cause}); open the pins with the version that wrote them, or remove them`,
+  );
+}

@@ -1,0 +1,139 @@
+import { type Family, familyOf } from './addresses.js';
+import type {
+  Algorithm,
+  BackendSpec,
+  BackendState,
+  FrontendKind,
+  FrontendSpec,
+  NormalizedServiceSpec,
+  Protocol,
+  ServiceSpec,
+  Topology,
+  TrafficPolicy,
+} from './types.js';
+
+/**
+ * Specs as this library works with them: every field always there, so that the objects of thousands of services are of one shape. Never
+ * changed once made, never handed out.
+ */
+export interface Frontend {
+  readonly kind: FrontendKind;
+  /** undefined: addresses of the node. */
+  readonly address: string | undefined;
+  readonly port: number;
+  readonly protocol: Protocol;
+}
+
+export interface Backend {
+  readonly address: string;
+  readonly port: number;
+  readonly family: Family;
+  readonly weight: number;
+  readonly state: BackendState;
+  readonly node: string | undefined;
+  readonly zone: string | undefined;
+  readonly forZones: readonly string[] | undefined;
+  readonly forNodes: readonly string[] | undefined;
+}
+
+export interface Spec {
+  readonly name: string;
+  readonly frontends: readonly Frontend[];
+  readonly backends: readonly Backend[];
+  readonly algorithm: Algorithm;
+  /** Seconds; 0: none. */
+  readonly affinity: number;
+  readonly internalTrafficPolicy: TrafficPolicy;
+  readonly externalTrafficPolicy: TrafficPolicy;
+  readonly topology: Topology;
+  readonly onNoBackends: 'reject' | 'drop';
+  readonly onBackendRemoved: 'keep';
+  readonly labels: Readonly<Record<string, string>> | undefined;
+}
+
+export const DEFAULTS = {
+  protocol: 'tcp',
+  weight: 1,
+  state: 'active',
+  algorithm: 'random',
+  affinity: 0,
+  /** Of an affinity that does not say. */
+  affinitySeconds: 10800,
+  internalTrafficPolicy: 'Cluster',
+  externalTrafficPolicy: 'Cluster',
+  topology: 'any',
+  onNoBackends: 'reject',
+  onBackendRemoved: 'keep',
+} as const;
+
+export function makeBackend(address: string, port: number): Backend {
+  return {
+    address,
+    port,
+    family: familyOf(address),
+    weight: DEFAULTS.weight,
+    state: DEFAULTS.state,
+    node: undefined,
+    zone: undefined,
+    forZones: undefined,
+    forNodes: undefined,
+  };
+}
+
+/** The same service with other backends. */
+export function withBackends(spec: Spec, backends: readonly Backend[]): Spec {
+  return {
+    name: spec.name,
+    frontends: spec.frontends,
+    backends,
+    algorithm: spec.algorithm,
+    affinity: spec.affinity,
+    internalTrafficPolicy: spec.internalTrafficPolicy,
+    externalTrafficPolicy: spec.externalTrafficPolicy,
+    topology: spec.topology,
+    onNoBackends: spec.onNoBackends,
+    onBackendRemoved: spec.onBackendRemoved,
+    labels: spec.labels,
+  };
+}
+
+function publicFrontend(frontend: Frontend): FrontendSpec {
+  const { kind, address, port, protocol } = frontend;
+  return address === undefined ? { kind, port, protocol } : { kind, address, port, protocol };
+}
+
+function publicBackend(backend: Backend): BackendSpec {
+  const result: BackendSpec = { address: backend.address, port: backend.port, weight: backend.weight, state: backend.state };
+  if (backend.node !== undefined) result.node = backend.node;
+  if (backend.zone !== undefined) result.zone = backend.zone;
+  if (backend.forZones !== undefined) result.forZones = [...backend.forZones];
+  if (backend.forNodes !== undefined) result.forNodes = [...backend.forNodes];
+  return result;
+}
+
+/** A fresh copy in the form that users write and read. */
+export function toPublic(spec: Spec): ServiceSpec & Pick<Required<ServiceSpec>, 'frontends' | 'backends' | 'algorithm'> {
+  return {
+    name: spec.name,
+    frontends: spec.frontends.map(publicFrontend),
+    backends: spec.backends.map(publicBackend),
+    algorithm: spec.algorithm,
+    ...(spec.affinity === 0 ? {} : { affinity: { clientIP: true, timeoutSeconds: spec.affinity } }),
+    internalTrafficPolicy: spec.internalTrafficPolicy,
+    externalTrafficPolicy: spec.externalTrafficPolicy,
+    topology: spec.topology,
+    onNoBackends: spec.onNoBackends,
+    onBackendRemoved: spec.onBackendRemoved,
+    ...(spec.labels === undefined ? {} : { labels: { ...spec.labels } }),
+  };
+}
+
+/** The normal form, for Service.spec. */
+export function toNormalForm(spec: Spec): NormalizedServiceSpec {
+  return deepFreeze(toPublic(spec));
+}
+
+function deepFreeze<T extends object>(value: T): Readonly<T> {
+  for (const item of Object.values(value)) if (typeof item === 'object' && item !== null) deepFreeze(item);
+  return Object.freeze(value);
+}

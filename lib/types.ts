@@ -1,0 +1,320 @@
+import type Long from 'long';
+import type { LoadBalancerError } from './errors.js';
+import type { Reason } from './reasons.js';
+
+export type Protocol = 'tcp' | 'udp';
+export type Hook = 'socket';
+export type Verdict = 'forward' | 'pass' | 'reject' | 'drop';
+export type Algorithm = 'random' | 'round-robin' | 'maglev' | 'source-hash';
+export type FrontendKind = 'cluster' | 'nodePort' | 'external' | 'loadBalancer' | 'hostPort';
+export type BackendState = 'active' | 'terminating' | 'quarantined' | 'maintenance';
+export type TrafficPolicy = 'Cluster' | 'Local';
+export type Topology = 'any' | 'prefer-same-zone' | 'prefer-same-node';
+
+/** A transport address: IPv4 dotted or IPv6 text, port 1..65535. */
+export interface Endpoint {
+  address: string;
+  port: number;
+}
+
+/** An address, port and protocol that a service answers at. */
+export interface FrontendSpec {
+  kind: FrontendKind;
+  /** Omitted for nodePort: the addresses that `nodePortAddresses` selects; for hostPort: every address of the node. */
+  address?: string;
+  port: number;
+  /** Default 'tcp'. */
+  protocol?: Protocol;
+}
+
+/** Where the traffic of a service may go. */
+export interface BackendSpec extends Endpoint {
+  /** 0..65535, default 1. 0: no new flows, existing ones go on. */
+  weight?: number;
+  /** Default 'active'. */
+  state?: BackendState;
+  /** Name of the node that it runs on. */
+  node?: string;
+  zone?: string;
+  /** Topology hints, as an EndpointSlice carries them; the library applies kube-proxy's rule. */
+  forZones?: string[];
+  forNodes?: string[];
+}
+
+/** A service: its frontends, its backends, and how one is chosen. */
+export interface ServiceSpec {
+  /** Unique, at most 253 bytes, e.g. `default/web:http`. */
+  name: string;
+  /** Shorthand for one frontend of kind 'cluster', which comes before `frontends`. */
+  address?: string;
+  port?: number;
+  protocol?: Protocol;
+  frontends?: FrontendSpec[];
+  backends?: BackendSpec[];
+  /** Default 'random'. */
+  algorithm?: Algorithm;
+  /** timeoutSeconds 1..86400, default 10800; sliding; one affinity for all frontends of the service. */
+  affinity?: { clientIP: true; timeoutSeconds?: number };
+  /** Which backends clients of this node get at cluster addresses. Default 'Cluster'. */
+  internalTrafficPolicy?: TrafficPolicy;
+  /** Concerns traffic from outside only, which sockets of this node never are. Default 'Cluster'. */
+  externalTrafficPolicy?: TrafficPolicy;
+  /** Default 'any', which still obeys topology hints. */
+  topology?: Topology;
+  /** Default 'reject'. */
+  onNoBackends?: 'reject' | 'drop';
+  /** Established TCP flows of a backend that is removed. Connected UDP sockets are always destroyed once their backend takes no flows. Default 'keep'. */
+  onBackendRemoved?: 'keep';
+  /** Kept with the service, for people and programs. */
+  labels?: Record<string, string>;
+}
+
+/** A change of a service: null restores the default. `frontends` replaces all of them; the shorthand alone changes the one frontend of kind 'cluster'. */
+export type ServiceChange = { [K in Exclude<keyof ServiceSpec, 'name'>]?: ServiceSpec[K] | null };
+
+/** A service as it is kept: addresses in canonical text, the shorthand as a frontend, defaults filled in, frozen. */
+export type NormalizedServiceSpec = Readonly<Required<Pick<ServiceSpec, 'name' | 'frontends' | 'backends' | 'algorithm'>> & ServiceSpec>;
+
+/** A service of an open balancer. Once the service is removed, its methods fail with ERR_SERVICE_NOT_FOUND. */
+export interface Service {
+  readonly name: string;
+  readonly owner: string;
+  /** Normal form, defaults filled in; of a removed service the last one. */
+  readonly spec: NormalizedServiceSpec;
+  /** As LoadBalancer.setBackends. */
+  setBackends(backends: readonly BackendSpec[]): void;
+  /** As LoadBalancer.updateService. */
+  update(change: ServiceChange): void;
+  /** As LoadBalancer.removeService. */
+  remove(): boolean;
+  /** As LoadBalancer.stats of this service. */
+  stats(): ServiceStats;
+}
+
+/** Options of apply() and plan(). */
+export interface ApplyOptions {
+  /** Whose services these are. Default 'default', which addService uses too. */
+  owner?: string;
+  /** Remove this owner's other services. Default true. */
+  prune?: boolean;
+  /** More removals than this: ERR_TOO_MANY_REMOVALS, nothing written. Default: any number. */
+  maxRemovals?: number;
+  /** Aborted before the call: nothing is written and its reason is thrown. A commit that has begun is not given up. */
+  signal?: AbortSignal;
+}
+
+export interface ApplyResult {
+  added: number;
+  updated: number;
+  removed: number;
+  unchanged: number;
+}
+
+export interface PlannedChange {
+  action: 'add' | 'update' | 'remove';
+  service: string;
+  /** Fields of the normal form that differ; of a new service all that it has. */
+  fields: string[];
+  /** 0..1 of the service's flow space that would go to another backend. */
+  movedShare: number;
+}
+
+/** What apply() would do. */
+export interface ApplyPlan {
+  changes: PlannedChange[];
+  /** What everything needs afterwards; connections and affinities come with traffic and count as 0. */
+  needs: Capacity;
+  fits: boolean;
+}
+
+/** Sizes of the maps: keys of frontends, backends, cells of the table, tracked connections, affinities. */
+export interface Capacity {
+  frontends: number;
+  backends: number;
+  cells: number;
+  connections: number;
+  affinities: number;
+}
+
+/** What the balancer has to know of the machine that it runs on. */
+export interface NodeConfig {
+  name: string;
+  /** All addresses of the node, both families; the first of a family is its primary one. */
+  addresses: string[];
+  zone?: string;
+  /** Sources in these are workloads of this node; omitted: it cannot be told. */
+  podCIDRs?: string[];
+  /** CIDRs; omitted, or none of a family: the primary address of that family. Never loopback. */
+  nodePortAddresses?: string[];
+  /** Ports that frontends of kind nodePort may have. Default [30000, 32767]. */
+  nodePortRange?: [number, number];
+}
+
+/** Options of LoadBalancer.open(). */
+export interface OpenOptions {
+  /** bpffs directory that keeps everything. Omitted: nothing outlives the process. */
+  pinPath?: string;
+  /** Observer: takes no lock; changes throw ERR_READONLY. Default false. */
+  readonly?: boolean;
+  /** Path of a network namespace: devices, node addresses and bind protection are there. Default: the caller's. */
+  netns?: string;
+  /** Starting sizes. Default: 65536 each, 524288 cells. */
+  capacity?: Partial<Capacity>;
+  /** As setNode; default: the one stored in the pins. */
+  node?: NodeConfig;
+  /** How long to wait for another writer; default 0. */
+  lockTimeoutMs?: number;
+  /** Gives up waiting for another writer. */
+  signal?: AbortSignal;
+}
+
+/** A place in the kernel where the programs of a balancer run. */
+export interface Attachment {
+  readonly id: number;
+  readonly kind: 'cgroup';
+  /** cgroup path. */
+  readonly target: string;
+  readonly mode: string;
+  /** 'waiting': the target is not there yet, or went away; 'lost': it will not come back, or was detached. */
+  readonly state: 'attached' | 'waiting' | 'lost';
+  /**
+   * Takes the programs out; resolves at once when they are out already.
+   * @throws ERR_CLOSED, ERR_READONLY, ERR_KERNEL
+   */
+  detach(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** Options of attachCgroup(). */
+export interface CgroupOptions {
+  /** Default: the root of the cgroup v2 hierarchy, from the mount table. */
+  path?: string;
+  /** Whose sockets: all, only those of the library's own network namespace, or of the namespaces at these paths. Default 'all'. */
+  namespaces?: 'all' | 'host' | string[];
+}
+
+/** Monotone 64-bit counters are unsigned Long (decimal strings in JSON); everything else is number. Sockets have no packets and bytes: 0. */
+export interface Totals {
+  connections: Long;
+  packets: Long;
+  bytes: Long;
+  failures: Long;
+}
+
+export interface ServiceStats extends Totals {
+  service: string;
+  backends: (Endpoint & Totals & { state: BackendState })[];
+}
+
+export interface DatapathStats {
+  byHook: Record<Hook, Totals>;
+  byReason: Record<Reason, Long>;
+}
+
+export interface AffinityEntry {
+  /** `netns:` and the cookie of the client's network namespace. */
+  client: string;
+  service: string;
+  backend: Endpoint;
+  expiresInMs: number;
+}
+
+/** What is given must match: service name, client as listed, backend `address` or `address:port`, protocol of a frontend. */
+export interface ConnectionFilter {
+  service?: string;
+  client?: string;
+  backend?: string;
+  protocol?: Protocol;
+}
+
+/** A flow to ask explain() about. */
+export interface PacketDescription {
+  protocol: Protocol;
+  /** netns: path of the client's namespace, its identity on socket hooks; default: the balancer's own. */
+  source: { address: string; port?: number; netns?: string };
+  destination: Endpoint;
+  /** From a workload of this node | from a process in the node's own namespace. */
+  from: 'pod' | 'host';
+  /** Default: socket. */
+  hook?: Hook;
+}
+
+/** The answer of explain(). */
+export interface Decision {
+  verdict: Verdict;
+  reason: Reason;
+  service?: string;
+  /** With the address that matched. */
+  frontend?: FrontendSpec;
+  /** Every backend that a new flow of this description could get. */
+  candidates: Endpoint[];
+  /** The one chosen; for a random choice, one draw. */
+  backend?: Endpoint;
+  /** The choice is the same every time: no backend, affinity, source-hash, one candidate, maglev with affinity. */
+  determined: boolean;
+  /** Would the source be rewritten. */
+  masquerade: boolean;
+  /** Chosen by an affinity entry. */
+  affinity: boolean;
+  /** A sentence for people. */
+  text: string;
+}
+
+export interface Problem {
+  code: string;
+  object: string;
+  message: string;
+  remedy: string;
+}
+
+export interface Status {
+  /** Attached, and no canary failed. */
+  ready: boolean;
+  version: string;
+  kernel: string;
+  pinPath?: string;
+  owner?: { pid: number };
+  maps: { name: string; entries: number; capacity: number; bytes: number }[];
+  attachments: Attachment[];
+  /** Of the last verify(). */
+  canary?: { ok: boolean; ageMs: number };
+  problems: Problem[];
+}
+
+export interface VerifyReport {
+  ok: boolean;
+  problems: Problem[];
+  canaries: { hook: string; ok: boolean; tookMs: number }[];
+}
+
+export interface Feature {
+  support: 'supported' | 'unsupported' | 'unknown';
+  minimumKernel: string;
+  neededFor: string;
+  fallback?: string;
+}
+
+export interface KernelFeatures {
+  kernel: string;
+  usable: boolean;
+  missing: string[];
+  features: Record<string, Feature>;
+}
+
+export interface BackendChange {
+  service: string;
+  backend: Endpoint;
+  from: BackendState;
+  to: BackendState;
+  /** The operation that changed it. */
+  why: string;
+}
+
+export interface LoadBalancerEvents {
+  /** The state of a backend changed. */
+  backend: (change: BackendChange) => void;
+  /** Attached, detached, or its state changed. */
+  attachment: (attachment: Attachment) => void;
+  /** Background failures. With no listener: status().problems and one process warning, never a crash. */
+  error: (error: LoadBalancerError) => void;
+}

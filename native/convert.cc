@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert.h"
+
+namespace lb::binding {
+namespace {
+
+std::string text(const Napi::Object& o, const char* name) {
+  const Napi::Value v = o.Get(name);
+  return v.IsString() ? v.As<Napi::String>().Utf8Value() : std::string();
+}
+uint32_t number(const Napi::Object& o, const char* name) {
+  const Napi::Value v = o.Get(name);
+  return v.IsNumber() ? v.As<Napi::Number>().Uint32Value() : 0;
+}
+uint32_t number(const Napi::Array& a, uint32_t i) { return a.Get(i).As<Napi::Number>().Uint32Value(); }
+
+Address address(Napi::Env env, const Napi::Value& value) {
+  char buffer[64];
+  size_t length = 0;
+  Address a;
+  if (napi_get_value_string_utf8(env, value, buffer, sizeof buffer, &length) != napi_ok || !Address::parse(buffer, a))
+    throw Napi::TypeError::New(env, "not an IP address");
+  return a;
+}
+
+Napi::Object endpoint(Napi::Env env, const Address& a, uint16_t port_be) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("address", a.text());
+  o.Set("port", ntohs(port_be));
+  return o;
+}
+
+Napi::BigInt big(Napi::Env env, uint64_t value) { return Napi::BigInt::New(env, value); }
+
+// Flags cross as BackendFlag of binding.ts: existing, then one bit for each pool.
+uint8_t backend_flags(uint32_t flags) {
+  return static_cast<uint8_t>((flags & 1 ? LB_BACKEND_EXISTING : 0) | (flags >> 1 & 7) * LB_BACKEND_POOLS);
+}
+
+}  // namespace
+
+Napi::Error to_failure(Napi::Env env, const Error& error) {
+  Napi::Error failure = Napi::Error::New(env, error.message);
+  failure.Set("code", Napi::String::New(env, error.code));
+  failure.Set("operation", Napi::String::New(env, error.operation));
+  if (!error.object.empty()) failure.Set("object", Napi::String::New(env, error.object));
+  if (error.errno_value) failure.Set("errno", Napi::Number::New(env, -error.errno_value));
+  if (error.details.empty()) return failure;
+  Napi::Object details = Napi::Object::New(env);
+  for (const auto& [name, value] : error.details) {
+    if (value.index() == 0)
+      details.Set(name, std::get<double>(value));
+    else
+      details.Set(name, std::get<std::string>(value));
+  }
+  failure.Set("details", details);
+  return failure;
+}
+
+Service to_service(const Napi::Object& value) {
+  const Napi::Env env = value.Env();
+  Service s;
+  s.name = text(value, "name");
+  s.owner = text(value, "owner");
+  s.record = text(value, "record");
+  s.algorithm = static_cast<uint8_t>(number(value, "algorithm"));
+  s.affinity = number(value, "affinity");
+  s.drop = value.Get("drop").ToBoolean();
+  s.local_pools = static_cast<uint8_t>(number(value, "localPools"));
+  const auto frontends = value.Get("frontends").As<Napi::Array>();
+  s.frontends.reserve(frontends.Length() / 6);
+  for (uint32_t i = 0; i + 5 < frontends.Length(); i += 6) {
+    Frontend f;
+    f.key.address = address(env, frontends.Get(i));
+    f.key.port = htons(static_cast<uint16_t>(number(frontends, i + 1)));
+    f.key.protocol = static_cast<uint8_t>(number(frontends, i + 2));
+    f.key.scope = static_cast<uint8_t>(number(frontends, i + 3));
+    f.pool = static_cast<uint8_t>(number(frontends, i + 4));
+    f.kind = static_cast<uint8_t>(number(frontends, i + 5));
+    s.frontends.push_back(f);
+  }
+  const auto backends = value.Get("backends").As<Napi::Array>();
+  const uint32_t count = backends.Length();
+  s.backends.reserve(count / 4);
+  for (uint32_t i = 0; i + 3 < count; i += 4) {
+    Napi::HandleScope scope(env);
+    Backend b;
+    b.address = address(env, backends.Get(i));
+    b.port = htons(static_cast<uint16_t>(number(backends, i + 1)));
+    b.weight = number(backends, i + 2);
+    b.flags = backend_flags(number(backends, i + 3));
+    s.backends.push_back(b);
+  }
+  return s;
+}
+
+CommitInput to_commit(const Napi::Object& value) {
+  const Napi::Env env = value.Env();
+  CommitInput input;
+  const auto put = value.Get("put").As<Napi::Array>();
+  input.put.reserve(put.Length());
+  for (uint32_t i = 0; i < put.Length(); i++) {
+    Napi::HandleScope scope(env);
+    input.put.push_back(to_service(put.Get(i).As<Napi::Object>()));
+  }
+  const auto remove = value.Get("remove").As<Napi::Array>();
+  for (uint32_t i = 0; i < remove.Length(); i++) input.remove.push_back(remove.Get(i).As<Napi::String>().Utf8Value());
+  const Napi::Value settings = value.Get("settings");
+  if (settings.IsString()) {
+    input.has_settings = true;
+    input.settings = settings.As<Napi::String>().Utf8Value();
+  }
+  return input;
+}
+
+OpenOptions to_open_options(const Napi::Object& value) {
+  OpenOptions options;
+  options.pin_path = text(value, "pinPath");
+  options.readonly = value.Get("readonly").ToBoolean();
+  options.netns = text(value, "netns");
+  options.lock_timeout_ms = number(value, "lockTimeoutMs");
+  const auto capacity = value.Get("capacity").As<Napi::Object>();
+  options.capacity = {number(capacity, "frontends"), number(capacity, "backends"), number(capacity, "cells"), number(capacity, "connections"),
+                      number(capacity, "affinities")};
+  return options;
+}
+
+Query to_query(const Napi::Object& value) {
+  Query query;
+  query.key.address = address(value.Env(), value.Get("address"));
+  query.key.port = htons(static_cast<uint16_t>(number(value, "port")));
+  query.key.protocol = static_cast<uint8_t>(number(value, "protocol"));
+  query.key.scope = static_cast<uint8_t>(number(value, "scope"));
+  query.netns = text(value, "netns");
+  return query;
+}
+
+Napi::Object from_snapshot(Napi::Env env, const Snapshot& snapshot) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("number", big(env, snapshot.number));
+  Napi::Array services = Napi::Array::New(env, snapshot.services.size());
+  uint32_t n = 0;
+  for (const auto& s : snapshot.services) {
+    if (!s.name.empty() && s.name[0] == '\x01') continue;  // a canary whose verify() was cut off
+    Napi::Object row = Napi::Object::New(env);
+    row.Set("id", s.id);
+    row.Set("name", s.name);
+    row.Set("owner", s.owner);
+    row.Set("record", s.record);
+    services.Set(n++, row);
+  }
+  services.Set("length", n);
+  o.Set("services", services);
+  if (snapshot.has_settings) o.Set("settings", snapshot.settings);
+  return o;
+}
+
+Napi::Object from_attachment(Napi::Env env, const AttachmentInfo& info) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("id", info.id);
+  o.Set("kind", "cgroup");
+  o.Set("target", info.target);
+  o.Set("mode", info.mode);
+  o.Set("state", info.state);
+  o.Set("options", info.options);
+  return o;
+}
+
+Napi::Object from_decision(Napi::Env env, const Decision& decision) {
+  Napi::Object o = Napi::Object::New(env);
+  const lb_answer& a = decision.answer;
+  o.Set("verdict", a.verdict);
+  o.Set("reason", a.reason);
+  o.Set("affinity", Napi::Boolean::New(env, a.flags & LB_ANSWER_AFFINITY));
+  Napi::Array candidates = Napi::Array::New(env, decision.candidates.size());
+  for (uint32_t i = 0; i < decision.candidates.size(); i++)
+    candidates.Set(i, endpoint(env, decision.candidates[i].address, decision.candidates[i].port));
+  o.Set("candidates", candidates);
+  if (!decision.service.empty()) o.Set("service", decision.service);
+  if (decision.frontend) {
+    Napi::Object f = endpoint(env, decision.frontend->key.address, decision.frontend->key.port);
+    f.Set("kind", decision.frontend->kind);
+    o.Set("frontend", f);
+  }
+  if (a.backend) {
+    Address address;
+    address.family = decision.frontend ? decision.frontend->key.address.family : static_cast<uint8_t>(LB_IPV4);
+    std::memcpy(address.words, a.address, sizeof a.address);
+    o.Set("backend", endpoint(env, address, a.port));
+  }
+  return o;
+}
+
+Napi::Object from_usage(Napi::Env env, const ServiceUsage& usage) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("failures", big(env, usage.failures));
+  o.Set("retired", big(env, usage.retired));
+  Napi::Array backends = Napi::Array::New(env, usage.backends.size());
+  for (uint32_t i = 0; i < usage.backends.size(); i++) {
+    Napi::Object row = endpoint(env, usage.backends[i].address, usage.backends[i].port);
+    row.Set("connections", big(env, usage.backends[i].connections));
+    row.Set("failures", big(env, 0));
+    backends.Set(i, row);
+  }
+  o.Set("backends", backends);
+  return o;
+}
+
+Napi::Array from_affinities(Napi::Env env, const std::vector<AffinityRow>& rows) {
+  Napi::Array list = Napi::Array::New(env, rows.size());
+  for (uint32_t i = 0; i < rows.size(); i++) {
+    Napi::Object o = endpoint(env, rows[i].address, rows[i].port);
+    o.Set("clientNetns", big(env, rows[i].client));
+    o.Set("service", rows[i].service);
+    o.Set("expiresInMs", static_cast<double>(rows[i].expires_ms));
+    o.Set("family", rows[i].family);
+    list.Set(i, o);
+  }
+  return list;
+}
+
+Napi::Array from_maps(Napi::Env env, const std::vector<MapRow>& rows) {
+  Napi::Array list = Napi::Array::New(env, rows.size());
+  for (uint32_t i = 0; i < rows.size(); i++) {
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("name", rows[i].name);
+    o.Set("entries", static_cast<double>(rows[i].entries));
+    o.Set("capacity", static_cast<double>(rows[i].capacity));
+    o.Set("bytes", static_cast<double>(rows[i].bytes));
+    list.Set(i, o);
+  }
+  return list;
+}
+
+Napi::Array from_problems(Napi::Env env, const std::vector<Problem>& problems) {
+  Napi::Array list = Napi::Array::New(env, problems.size());
+  for (uint32_t i = 0; i < problems.size(); i++) {
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("code", problems[i].code);
+    o.Set("object", problems[i].object);
+    o.Set("message", problems[i].message);
+    o.Set("remedy", problems[i].remedy);
+    list.Set(i, o);
+  }
+  return list;
+}
+
+Napi::Object from_counters(Napi::Env env, const Balancer& balancer) {
+  const Maps& maps = balancer.maps();
+  if (!maps.verdicts) throw to_failure(env, make_error("ERR_CLOSED", "stats", "", "the balancer is closed"));
+  Napi::Array hooks = Napi::Array::New(env, LB_HOOK_COUNT);
+  for (uint32_t hook = 0; hook < LB_HOOK_COUNT; hook++) {
+    Napi::Array reasons = Napi::Array::New(env, LB_REASON_SPACE);
+    for (uint32_t reason = 0; reason < LB_REASON_SPACE; reason++) {
+      uint64_t sum = 0;
+      for (uint32_t s = 0; s < LB_STRIPES; s++) sum += maps.verdicts[s].count[hook][reason];
+      reasons.Set(reason, big(env, sum));
+    }
+    hooks.Set(hook, reasons);
+  }
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("hooks", hooks);
+  o.Set("connections", big(env, balancer.total_connections()));
+  return o;
+}
+
+Napi::Object from_probe(Napi::Env env, const Probe& probe) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("kernel", probe.kernel);
+  o.Set("usable", Napi::Boolean::New(env, probe.usable));
+  Napi::Array missing = Napi::Array::New(env, probe.missing.size());
+  for (uint32_t i = 0; i < probe.missing.size(); i++) missing.Set(i, probe.missing[i]);
+  o.Set("missing", missing);
+  Napi::Object features = Napi::Object::New(env);
+  for (const auto& f : probe.features) {
+    Napi::Object row = Napi::Object::New(env);
+    row.Set("support", f.support);
+    row.Set("minimumKernel", f.minimum_kernel);
+    row.Set("neededFor", f.needed_for);
+    if (!f.fallback.empty()) row.Set("fallback", f.fallback);
+    features.Set(f.name, row);
+  }
+  o.Set("features", features);
+  return o;
+}
+
+Napi::Object from_needs(Napi::Env env, const Needs& needs) {
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("frontends", needs.frontends);
+  o.Set("backends", needs.backends);
+  o.Set("cells", needs.cells);
+  return o;
+}
+
+}  // namespace lb::binding

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The socket programs on one cgroup: loaded for it, linked, and pinned when the balancer is.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "maps.h"
+#include "model.h"
+#include "objects.h"
+#include "result.h"
+
+namespace lb {
+
+struct AttachmentInfo {
+  uint32_t id = 0;
+  std::string target, mode, state, options;
+};
+
+// cgroup v2 root from the mount table; ERR_UNSUPPORTED when there is none.
+Result<std::string> cgroup_root();
+
+class Attachment {
+ public:
+  // directory: of the pins, or empty. Loads the programs and links them, all or none.
+  static Result<std::unique_ptr<Attachment>> create(const Maps& maps, const AttachmentRecord& record, const std::string& directory);
+  // Takes over pinned links: newly loaded programs replace those that run, one atomic exchange for each hook.
+  static Result<std::unique_ptr<Attachment>> resume(const Maps& maps, const AttachmentRecord& record, const std::string& directory);
+  // For observers: what the pins say.
+  static AttachmentInfo describe(const AttachmentRecord& record, const std::string& directory);
+  static void remove_pins(uint32_t id, const std::string& directory);
+
+  // Other options: newly loaded programs replace those that run.
+  Status replace(const Maps& maps, const AttachmentRecord& record);
+  Status detach();
+  // Says which namespaces the programs serve; for `options` that changed on a live attachment.
+  Status set_namespaces(const Maps& maps, const AttachmentRecord& record);
+  AttachmentInfo info() const;
+  const AttachmentRecord& record() const { return record_; }
+  // Hooks whose link is no longer on the cgroup.
+  std::vector<std::string> lost() const;
+
+ private:
+  explicit Attachment(AttachmentRecord record, std::string directory) : record_(std::move(record)), directory_(std::move(directory)) {}
+  Status load(const Maps& maps);
+  std::string pin(const char* program) const;
+
+  AttachmentRecord record_;
+  std::string directory_;
+  std::unique_ptr<Object> object_;
+  std::vector<std::pair<std::string, UniqueFd>> links_;
+};
+
+}  // namespace lb

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "balancer.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "commit.h"
+#include "netns.h"
+
+#ifndef BPF_FS_MAGIC
+#define BPF_FS_MAGIC 0xcafe4a11
+#endif
+
+namespace lb {
+namespace {
+
+constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
+constexpr auto kLockPoll = std::chrono::milliseconds(10);
+
+bool on_bpffs(const std::string& path) {
+  struct statfs fs;
+  return statfs(path.c_str(), &fs) == 0 && static_cast<uint64_t>(fs.f_type) == BPF_FS_MAGIC;
+}
+
+// Makes what is missing of `path`, which must lie in a bpffs: nothing is made anywhere else.
+Status make_directory(const std::string& path) {
+  std::string there = path;
+  while (access(there.c_str(), F_OK) && there.find('/', 1) != std::string::npos) there.erase(there.rfind('/'));
+  if (!on_bpffs(there))
+    return make_error("ERR_NOT_BPFFS", "open", path, "is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf");
+  for (size_t at = there.size(); at < path.size();) {
+    at = std::min(path.find('/', at + 1), path.size());
+    const std::string part = path.substr(0, at);
+    if (mkdir(part.c_str(), 0700) && errno != EEXIST)
+      return kernel_error("open", part, errno, errno == EPERM ? "a name in a bpffs may not contain a dot" : "");
+  }
+  return ok();
+}
+
+// One writer: a lock on the directory itself, which the kernel drops however its holder ends.
+Result<UniqueFd> lock_directory(const std::string& path, uint32_t timeout_ms) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) return kernel_error("open", path, errno);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  while (flock(fd.get(), LOCK_EX | LOCK_NB)) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return kernel_error("open", path, errno, "flock");
+    if (std::chrono::steady_clock::now() >= deadline) {
+      Error e = make_error("ERR_LOCKED", "open", path, "another process writes here; end it, wait longer with lockTimeoutMs, or open read-only");
+      auto maps = Maps::present(path) ? Maps::find(path, true) : Result<Maps>(make_error("", "", "", ""));
+      if (maps) e.details["pid"] = static_cast<double>(maps->control->reserved[0]);
+      return e;
+    }
+    std::this_thread::sleep_for(kLockPoll);
+  }
+  return fd;
+}
+
+}  // namespace
+
+#if LB_STOP_POINTS
+// EBPF_LB_STOP_AFTER=N: the N-th write of a commit is this process's last.
+void stop_point() {
+  static const char* setting = getenv("EBPF_LB_STOP_AFTER");
+  static std::atomic<long> left{setting ? atol(setting) : -1};
+  if (left.load() < 0) return;
+  if (left.fetch_sub(1) == 1) raise(SIGKILL);
+}
+#endif
+
+Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices)
+    : options_(options), maps_(std::move(maps)), port_users_(65536 * 4, 0), indices_(std::move(indices)) {
+  indices_->on_rested([this](const Rested& r) {
+    if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
+    if (r.kind == IndexKind::service) maps_.failures[r.index] = maps_.failures[maps_.slot_count() + r.index] = 0;
+  });
+}
+
+Balancer::~Balancer() = default;
+
+Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
+  kernel_abilities();
+  auto netns = open_netns("open", options.netns);
+  if (!netns) return netns.error();
+  UniqueFd lock;
+  const std::string& path = options.pin_path;
+  if (!path.empty() && !options.readonly) {
+    LB_TRY(make_directory(path));
+    auto locked = lock_directory(path, options.lock_timeout_ms);
+    if (!locked) return locked.error();
+    lock = std::move(*locked);
+  }
+  if (options.readonly && !Maps::present(path)) {
+    if (access(path.c_str(), F_OK) == 0 && !on_bpffs(path))
+      return make_error("ERR_NOT_BPFFS", "open", path, "is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf");
+    return make_error("ERR_NOT_FOUND", "open", path, "no balancer is pinned there; open it for writing first");
+  }
+  const bool existing = !path.empty() && Maps::present(path);
+  if (!path.empty() && !existing) Maps::remove_pins(path);
+
+  auto maps = existing ? Maps::find(path, options.readonly) : Maps::create(options.capacity, path);
+  if (!maps) {
+    if (!existing && !path.empty()) Maps::remove_pins(path);
+    return maps.error();
+  }
+  auto grace = GracePeriod::create();
+  if (!grace) return grace.error();
+  std::unique_ptr<Balancer> b(new Balancer(options, std::move(*maps), std::make_unique<Indices>(std::move(*grace))));
+  b->lock_ = std::move(lock);
+  b->netns_ = std::move(*netns);
+  if (options.readonly) return b;
+
+  if (!path.empty()) {
+    // A log missing beside a complete set of maps: creation died between the two, and nothing was ever committed.
+    const bool has_log = access((path + "/log" + (b->maps_.control->log ? "1" : "0")).c_str(), F_OK) == 0;
+    auto log = has_log || b->maps_.control->number ? Log::open(path, b->maps_, false) : Log::create(path, b->maps_);
+    if (!log) return log.error();
+    b->log_ = std::make_unique<Log>(std::move(*log));
+  }
+  b->maps_.control->reserved[0] = static_cast<__u64>(getpid());
+  const auto cookie = netns_cookie(b->netns_.get());
+  if (cookie) b->maps_.control->host_netns = *cookie;
+  LB_TRY(b->recover());
+  auto sweeper = SocketSweeper::create(b->maps_);
+  if (!sweeper) return sweeper.error();
+  b->sweeps_ = std::make_unique<SweepThread>(std::move(*sweeper));
+  if (existing) {
+    LB_TRY(b->resume_attachments());
+    b->sweeps_->request();
+  }
+  return b;
+}
+
+// Callers hold life_ shared, so that what was open stays so until they are done.
+Status Balancer::refuse_if_closed(const char* operation) const {
+  if (closed_) return make_error("ERR_CLOSED", operation, options_.pin_path, "the balancer is closed");
+  return ok();
+}
+
+Status Balancer::commit(CommitInput input) {
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  LB_TRY(refuse_if_closed("commit"));
+  if (options_.readonly) return make_error("ERR_READONLY", "commit", options_.pin_path, "the balancer was opened read-only");
+  return commit_locked(std::move(input));
+}
+
+Status Balancer::commit_locked(CommitInput input) {
+  Commit commit(*this);
+  Status staged = commit.stage(input);
+  if (staged) staged = commit.write();
+  if (!staged) {
+    commit.abandon();
+    return staged;
+  }
+  if (commit.needs_sweep()) sweeps_->request();
+  return ok();
+}
+
+void Balancer::settle() {
+  std::shared_lock alive(life_);
+  if (!indices_) return;
+  while (!indices_->idle() || (sweeps_ && sweeps_->busy())) {
+    if (!indices_->failure().empty()) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+// Runs after a grace period: no program adds to these any more.
+void Balancer::retire_counters(uint32_t backend, uint32_t service) {
+  __u64 sum = 0;
+  for (uint32_t s = 0; s < maps_.stripes; s++) {
+    __u64* word = &maps_.usage[static_cast<size_t>(s) * maps_.backend_count() + backend];
+    sum += *word;
+    *word = 0;
+  }
+  if (!sum) return;
+  __atomic_fetch_add(&maps_.control->retired_connections, sum, __ATOMIC_RELAXED);
+  if (service && service <= maps_.capacity.frontends)
+    __atomic_fetch_add(&maps_.failures[maps_.slot_count() + service], sum, __ATOMIC_RELAXED);
+}
+
+void Balancer::count_ports(const Service& service, int by) {
+  for (const auto& f : service.frontends)
+    if (protects_port(f.kind)) port_users_[ntohs(f.key.port) * 4u + static_cast<unsigned>(__builtin_ctz(port_bit(f.key)))] += static_cast<uint16_t>(by);
+}
+
+std::vector<LogRecord> Balancer::live_records() const {
+  std::vector<LogRecord> records;
+  if (has_settings_) records.push_back({RecordType::settings, 0, encode_text(settings_)});
+  for (const auto& [id, a] : attachments_) records.push_back({RecordType::attach, id, encode_attachment(a->record())});
+  for (const auto& [name, s] : services_) records.push_back({RecordType::put, s->id, encode_service(*s)});
+  return records;
+}
+
+Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const std::vector<std::string>& netns, const std::string& options) {
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  LB_TRY(refuse_if_closed("attachCgroup"));
+  if (options_.readonly) return make_error("ERR_READONLY", "attachCgroup", path, "the balancer was opened read-only");
+  AttachmentRecord record{0, path, options, netns};
+  const auto same = std::find_if(attachments_.begin(), attachments_.end(), [&](const auto& a) { return a.second->record().path == path; });
+  if (same != attachments_.end()) record.id = same->first;
+  for (uint32_t id = 1; !record.id && id < kAttachments; id++)
+    if (!attachments_.count(id)) record.id = id;
+  if (!record.id) return make_error("ERR_CAPACITY", "attachCgroup", path, std::to_string(kAttachments - 1) + " cgroups are attached; detach one");
+
+  std::unique_ptr<Attachment> made;
+  if (same != attachments_.end() && same->second->lost().empty()) {
+    if (same->second->record().netns == netns && same->second->record().options == options) return same->second->info();
+    LB_TRY(same->second->replace(maps_, record));
+  } else {
+    if (same != attachments_.end()) LB_TRY(same->second->detach());
+    auto created = Attachment::create(maps_, record, options_.pin_path);
+    if (!created) return created.error();
+    made = std::move(*created);
+  }
+  // Before the first connection can be translated twice: see "nested" in bpf/include/sockets.h.
+  store_release(&maps_.control->attachments, maps_.control->attachments | 1ull << record.id);
+  CommitInput input;
+  input.attach.push_back(record);
+  const Status logged = commit_locked(std::move(input));
+  if (!logged) {
+    if (made) (void)made->detach();
+    return logged.error();
+  }
+  if (made) attachments_[record.id] = std::move(made);
+  return attachments_[record.id]->info();
+}
+
+Status Balancer::detach(uint32_t id) {
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  LB_TRY(refuse_if_closed("detach"));
+  const auto it = attachments_.find(id);
+  if (it == attachments_.end()) return ok();
+  // The log first: a death behind it leaves pins that no record names, which the next open removes.
+  CommitInput input;
+  input.detach.push_back(id);
+  LB_TRY(commit_locked(std::move(input)));
+  LB_TRY(it->second->detach());
+  store_release(&maps_.control->attachments, maps_.control->attachments & ~(1ull << id));
+  attachments_.erase(it);
+  return ok();
+}
+
+std::vector<AttachmentInfo> Balancer::attachments() {
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  std::vector<AttachmentInfo> rows;
+  if (closed_) return rows;
+  if (options_.readonly) {
+    auto log = Log::open(options_.pin_path, maps_, true);
+    if (!log) return rows;
+    for (const auto& [id, record] : log->read().attachments) rows.push_back(Attachment::describe(record, options_.pin_path));
+  } else {
+    for (const auto& [id, a] : attachments_) rows.push_back(a->info());
+  }
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  return rows;
+}
+
+uint32_t Balancer::owner() const { return closed_ ? 0 : static_cast<uint32_t>(maps_.control->reserved[0]); }
+
+// Waits for what other threads do with this object, then lets go of everything; the object stays as an empty shell.
+Status Balancer::close(bool detach) {
+  std::unique_lock alone(life_);
+  if (closed_) return ok();
+  if (!options_.readonly) {
+    if (detach || options_.pin_path.empty())
+      for (auto& [id, a] : attachments_) LB_TRY(a->detach());
+    maps_.control->reserved[0] = 0;
+    if (detach && !options_.pin_path.empty()) {
+      Maps::remove_pins(options_.pin_path);
+      rmdir(options_.pin_path.c_str());
+    }
+  }
+  closed_ = true;
+  sweeps_.reset();
+  indices_.reset();
+  attachments_.clear();
+  decide_.reset();
+  log_.reset();
+  by_id_.clear();
+  services_.clear();
+  keys_.clear();
+  maps_ = Maps{};
+  lock_.reset();
+  netns_.reset();
+  return ok();
+}
+
+}  // namespace lb

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// One balancer: its maps, its log, what it believes, and every change of it as a numbered commit. Thread-safe: one lock, held for a whole commit.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "attachment.h"
+#include "indices.h"
+#include "log.h"
+#include "maps.h"
+#include "model.h"
+#include "result.h"
+#include "sockets.h"
+
+namespace lb {
+
+struct OpenOptions {
+  std::string pin_path;  // empty: nothing outlives the process
+  bool readonly = false;
+  std::string netns;  // path; empty: the caller's
+  Capacity capacity;
+  uint32_t lock_timeout_ms = 0;
+};
+
+struct Problem {
+  std::string code, object, message, remedy;
+};
+
+struct Snapshot {
+  uint64_t number = 0;
+  std::vector<Service> services;
+  std::string settings;
+  bool has_settings = false;
+};
+
+struct Needs {
+  uint32_t frontends = 0, backends = 0, cells = 0;
+};
+
+struct Query {
+  Key key;
+  std::string netns;  // of the client; empty: the balancer's own
+};
+struct Decision {
+  lb_answer answer{};
+  std::string service;
+  std::optional<Frontend> frontend;
+  std::vector<Backend> candidates;
+};
+
+struct BackendUsage {
+  Address address;
+  uint16_t port;
+  uint64_t connections;
+};
+struct ServiceUsage {
+  uint64_t failures = 0, retired = 0;
+  std::vector<BackendUsage> backends;
+};
+struct AffinityRow {
+  uint64_t client;
+  std::string service;
+  Address address;
+  uint16_t port;
+  uint8_t family;
+  uint64_t expires_ms;
+};
+struct MapRow {
+  std::string name;
+  uint64_t entries, capacity, bytes;
+};
+
+class Balancer {
+ public:
+  static Result<std::unique_ptr<Balancer>> open(const OpenOptions& options);
+  ~Balancer();
+
+  Status commit(CommitInput input);
+  // What the state after `input` needs in all; nothing is written.
+  Needs needs(const CommitInput& input);
+  Needs have() const;
+  double moved_share(const Service& next);
+
+  Result<Snapshot> snapshot();
+  uint64_t number() const { return closed_ ? 0 : load_acquire(&maps_.control->number); }
+  // Blocks until sockets are swept and indices are free again.
+  void settle();
+
+  Result<AttachmentInfo> attach_cgroup(const std::string& path, const std::vector<std::string>& netns, const std::string& options);
+  Status detach(uint32_t id);
+  std::vector<AttachmentInfo> attachments();
+
+  Result<Decision> explain(const Query& query);
+  Result<ServiceUsage> usage(const std::string& service);
+  uint64_t total_connections() const;
+  const Maps& maps() const { return maps_; }
+  std::vector<AffinityRow> affinities();
+  std::vector<MapRow> map_rows();
+  std::vector<Problem> check();     // what is believed against what is in the kernel
+  std::vector<Problem> problems();  // known without looking
+  Result<double> canary(const std::string& hook);
+  uint32_t owner() const;
+
+  Status close(bool detach);
+
+ private:
+  friend class Commit;
+  Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices);
+  Status recover();
+  void repair_slots();
+  Status repair_keys();
+  void repair_backends();
+  Status resume_attachments();
+  Status commit_locked(CommitInput input);
+  void remember_keys(const Service& service);
+  Status refuse_if_closed(const char* operation) const;
+  void count_ports(const Service& service, int by);
+  std::vector<LogRecord> live_records() const;
+  void retire_counters(uint32_t backend, uint32_t service);
+  void check_links(std::vector<Problem>& found);
+
+  OpenOptions options_;
+  UniqueFd lock_;
+  UniqueFd netns_;
+  Maps maps_;
+  std::unique_ptr<Log> log_;
+  mutable std::shared_mutex life_;  // shared: in use; alone: closing. Taken before mutex_
+  mutable std::mutex mutex_;
+  std::atomic<bool> closed_ = false;
+  std::unordered_map<std::string, std::unique_ptr<Service>> services_;
+  std::unordered_map<uint32_t, Service*> by_id_;
+  std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
+  std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use
+  std::string settings_;
+  bool has_settings_ = false;
+  std::unordered_map<uint32_t, std::unique_ptr<Attachment>> attachments_;
+  std::unique_ptr<Object> decide_;
+  std::unique_ptr<SweepThread> sweeps_;
+  std::unique_ptr<Indices> indices_;  // last: its thread works on what is above
+};
+
+// Bounds the count of writes in tests: see scripts of the kill test. Nothing unless built with LB_STOP_POINTS.
+#if LB_STOP_POINTS
+void stop_point();
+#else
+inline void stop_point() {}
+#endif
+
+}  // namespace lb

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "commit.h"
+
+#include <algorithm>
+
+#include "maglev.h"
+
+namespace lb {
+namespace {
+
+// Same region as the one in the table? The serial is the table's own.
+bool same_words(const lb_line* table, uint32_t first, const std::vector<__u64>& words) {
+  const __u64* current = table[first].word;
+  lb_head a, b;
+  std::memcpy(&a, current, sizeof a);
+  std::memcpy(&b, words.data(), sizeof b);
+  a.serial = b.serial = 0;
+  return std::memcmp(&a, &b, sizeof a) == 0 &&
+         std::memcmp(current + LB_HEAD_WORDS, words.data() + LB_HEAD_WORDS, (words.size() - LB_HEAD_WORDS) * 8) == 0;
+}
+
+}  // namespace
+
+void build_region(const Service& service, uint8_t family, uint8_t pool, std::vector<__u64>& words) {
+  std::vector<WeightedBackend> chosen;
+  const uint32_t wanted = LB_BACKEND_POOLS << pool;
+  for (const auto& b : service.backends)
+    if (b.address.family == family && (b.flags & wanted))
+      chosen.push_back({b.index, std::max(1u, b.weight), endpoint_identity(b.address.words, b.port, family)});
+  std::vector<uint32_t> cells;
+  switch (service.algorithm) {
+    case LB_RANDOM: cells = random_cells(chosen); break;
+    case LB_ROUND_ROBIN: cells = round_robin_cells(chosen); break;
+    default: cells = maglev_cells(chosen);
+  }
+  lb_head head{};
+  head.service = service.id;
+  head.length = static_cast<uint32_t>(cells.size());
+  head.affinity = service.affinity;
+  head.members = service.affinity ? static_cast<uint32_t>(chosen.size()) : 0;
+  head.algorithm = service.algorithm;
+  head.pool = pool;
+  head.family = family;
+  if (service.drop) head.flags |= LB_REGION_DROP;
+  if (service.local_pools & 1u << pool) head.flags |= LB_REGION_LOCAL_ONLY;
+  words.resize(LB_HEAD_WORDS);
+  std::memcpy(words.data(), &head, sizeof head);
+  for (const uint32_t index : cells) words.push_back(lb_cell(index, index));
+  if (!head.members) return;
+  std::sort(chosen.begin(), chosen.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
+  for (const auto& c : chosen) words.push_back(c.index);
+}
+
+// Of the whole state that was asked for: what is staged, what is being staged, what is still to come, and what stays.
+Needs Commit::total_needs() const {
+  Needs total;
+  std::unordered_set<std::string_view> changed;
+  for (const Service* s : removed_) changed.insert(s->name);
+  for (const auto& s : next_) {
+    changed.insert(s->name);
+    add_needs(*s, total);
+  }
+  if (staging_) {
+    changed.insert(staging_->name);
+    add_needs(*staging_, total);
+  }
+  for (size_t i = staged_ + 1; i < input_->put.size(); i++) {
+    changed.insert(input_->put[i].name);
+    add_needs(input_->put[i], total);
+  }
+  for (const auto& [name, s] : b_.services_)
+    if (!changed.count(name)) add_needs(*s, total);
+  return total;
+}
+
+Error Commit::full(const char* option) const {
+  const Needs needs = total_needs(), have = b_.have();
+  const std::string name = option;
+  const uint32_t need = name == "backends" ? needs.backends : name == "cells" ? needs.cells : needs.frontends;
+  const uint32_t limit = name == "backends" ? have.backends : name == "cells" ? have.cells : have.frontends;
+  const std::string room = "has room for " + std::to_string(limit) + (need <= limit ? ", but not in one piece" : "");
+  Error e = make_error("ERR_CAPACITY", "commit", staging_ ? staging_->name : "",
+                       "needs " + std::to_string(need) + " " + name + " in all, " + room + "; open with a larger capacity." + name);
+  e.details["need"] = static_cast<double>(need);
+  e.details["have"] = static_cast<double>(limit);
+  e.details["option"] = "capacity." + name;
+  return e;
+}
+
+Status Commit::take(IndexKind kind, uint32_t& index, const char* option, uint32_t order) {
+  Indices& all = *b_.indices_;
+  // What is free now, then what rests: a commit waits for a grace period only when that is all there is.
+  for (int attempt = 0; attempt < 3; attempt++) {
+    {
+      std::lock_guard lock(all.mutex);
+      bool got = false;
+      switch (kind) {
+        case IndexKind::slot: got = (index = all.slots.take()) != 0; break;
+        case IndexKind::pending: got = (index = all.pending.take()) != 0; break;
+        case IndexKind::backend: got = (index = all.backends.take()) != 0; break;
+        case IndexKind::service: got = (index = all.services.take()) != 0; break;
+        case IndexKind::region: got = all.lines.take(order, index); break;
+      }
+      if (got) {
+        taken_.push_back({kind, index, order});
+        return ok();
+      }
+    }
+    if (!all.wait()) break;
+  }
+  return full(option);
+}
+
+Status Commit::stage(CommitInput& input) {
+  input_ = &input;
+  // Which keys come free: of every service that is put anew or removed.
+  for (const auto& name : input.remove) LB_TRY(stage_removal(name));
+  const bool several = input.put.size() + input.remove.size() > 1;
+  if (several) {
+    for (const auto& put : input.put) {
+      const auto it = b_.services_.find(put.name);
+      if (it == b_.services_.end()) continue;
+      for (const auto& f : it->second->frontends) released_[f.key] = {f.key, f.slot, f.kind};
+    }
+  }
+  for (staged_ = 0; staged_ < input.put.size(); staged_++) LB_TRY(stage_put(std::move(input.put[staged_])));
+  drop_unclaimed();
+  for (auto& change : slots_) LB_TRY(take(IndexKind::pending, change.pending, "frontends"));
+  return ok();
+}
+
+Status Commit::stage_removal(const std::string& name) {
+  const auto it = b_.services_.find(name);
+  if (it == b_.services_.end()) return make_error("ERR_SERVICE_NOT_FOUND", "removeService", name, "there is no service of that name");
+  Service* service = it->second.get();
+  removed_.push_back(service);
+  for (const auto& f : service->frontends) released_[f.key] = {f.key, f.slot, f.kind};
+  for (const auto& b : service->backends) {
+    retired_.push_back({IndexKind::backend, b.index});
+    needs_sweep_ = true;
+  }
+  for (const auto& r : service->regions) retired_.push_back({IndexKind::region, r.first, r.order});
+  retired_.push_back({IndexKind::service, service->id});
+  records_.push_back({RecordType::remove, service->id, {}});
+  return ok();
+}
+
+Status Commit::stage_put(Service input) {
+  auto next = std::make_unique<Service>(std::move(input));
+  staging_ = next.get();
+  const auto it = b_.services_.find(next->name);
+  const Service* old = it == b_.services_.end() ? nullptr : it->second.get();
+  if (old) {
+    next->id = old->id;
+  } else {
+    LB_TRY(take(IndexKind::service, next->id, "frontends"));
+  }
+  LB_TRY(stage_backends(*next, old));
+  LB_TRY(claim_frontends(*next, old));
+  LB_TRY(stage_regions(*next, old));
+  LB_TRY(stage_slots(*next));
+  if (b_.log_) records_.push_back({RecordType::put, next->id, encode_service(*next)});
+  next_.push_back(std::move(next));
+  staging_ = nullptr;
+  return ok();
+}
+
+Status Commit::stage_backends(Service& next, const Service* old) {
+  static const std::vector<Backend> kNone;
+  const auto& before = old ? old->backends : kNone;
+  std::vector<bool> stays(before.size(), false);
+  struct EndpointHash {
+    size_t operator()(const Backend* b) const { return endpoint_identity(b->address.words, b->port, b->address.family); }
+  };
+  struct SameEndpoint {
+    bool operator()(const Backend* a, const Backend* b) const { return a->same_endpoint(*b); }
+  };
+  std::unordered_map<const Backend*, size_t, EndpointHash, SameEndpoint> index;
+  const bool many = before.size() > 16;
+  if (many)
+    for (size_t i = 0; i < before.size(); i++) index[&before[i]] = i;
+  auto find = [&](const Backend& b) -> size_t {
+    if (many) {
+      const auto it = index.find(&b);
+      return it == index.end() ? before.size() : it->second;
+    }
+    return static_cast<size_t>(std::find_if(before.begin(), before.end(), [&](const Backend& o) { return o.same_endpoint(b); }) - before.begin());
+  };
+  for (auto& b : next.backends) {
+    const size_t at = find(b);
+    if (at < before.size()) {
+      stays[at] = true;
+      b.index = before[at].index;
+      if (b.flags != before[at].flags) {
+        const __u64 word = b_.maps_.backends[b.index].word;
+        changed_backends_.push_back({b.index, lb_backend_word(b.port, lb_backend_generation(word), next.id, b.flags | LB_BACKEND_LIVE), nullptr});
+        if (!(b.flags & LB_BACKEND_EXISTING)) needs_sweep_ = true;
+      }
+      continue;
+    }
+    LB_TRY(take(IndexKind::backend, b.index, "backends"));
+    const __u32 generation = lb_backend_generation(b_.maps_.backends[b.index].word);
+    new_backends_.push_back({b.index, lb_backend_word(b.port, generation, next.id, b.flags | LB_BACKEND_LIVE), &b});
+  }
+  for (size_t i = 0; i < before.size(); i++) {
+    if (stays[i]) continue;
+    retired_.push_back({IndexKind::backend, before[i].index});
+    needs_sweep_ = true;
+  }
+  return ok();
+}
+
+// Finds or makes the slot of every key; keys may come from another service that this commit changes.
+Status Commit::claim_frontends(Service& next, const Service* old) {
+  first_insert_ = inserts_.size();
+  for (auto& f : next.frontends) {
+    const auto released = released_.find(f.key);
+    if (released != released_.end()) {
+      f.slot = released->second.slot;
+      released_.erase(released);
+      continue;
+    }
+    const auto held = b_.keys_.find(f.key);
+    if (held != b_.keys_.end()) {
+      const bool ours = old && std::any_of(old->frontends.begin(), old->frontends.end(), [&](const Frontend& o) { return o.key == f.key; });
+      if (!ours)
+        return make_error("ERR_FRONTEND_IN_USE", "commit", next.name,
+                          f.key.address.text() + " port " + std::to_string(ntohs(f.key.port)) + " belongs to another service");
+      f.slot = held->second;
+      continue;
+    }
+    LB_TRY(take(IndexKind::slot, f.slot, "frontends"));
+    inserts_.push_back({f.key, f.slot, f.kind});
+  }
+  if (!old || input_->put.size() + input_->remove.size() > 1) return ok();
+  // One service alone: what it no longer names is free.
+  for (const auto& o : old->frontends)
+    if (std::none_of(next.frontends.begin(), next.frontends.end(), [&](const Frontend& f) { return f.key == o.key; }))
+      released_[o.key] = {o.key, o.slot, o.kind};
+  return ok();
+}
+
+void Commit::drop_unclaimed() {
+  for (const auto& [key, gone] : released_) {
+    deletes_.push_back(gone);
+    const __u64 before = b_.maps_.slots[gone.slot];
+    slots_.push_back({gone.slot, 0, before, lb_slot_absent(lb_slot_generation(before))});
+    retired_.push_back({IndexKind::slot, gone.slot});
+  }
+}
+
+Status Commit::stage_regions(Service& next, const Service* old) {
+  std::vector<__u64> words;
+  auto stale = old ? old->regions : std::vector<Region>{};
+  for (const auto& f : next.frontends) {
+    const uint8_t family = f.key.address.family;
+    auto is_ours = [&](const Region& r) { return r.family == family && r.pool == f.pool; };
+    if (std::any_of(next.regions.begin(), next.regions.end(), is_ours)) continue;
+    words.clear();
+    build_region(next, family, f.pool, words);
+    const uint32_t order = LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
+    const auto before = std::find_if(stale.begin(), stale.end(), is_ours);
+    if (before != stale.end() && before->order == order && same_words(b_.maps_.table, before->first, words)) {
+      next.regions.push_back(*before);
+      stale.erase(before);
+      continue;
+    }
+    Region region{family, f.pool, 0, order};
+    LB_TRY(take(IndexKind::region, region.first, "cells", order));
+    next.regions.push_back(region);
+    regions_.push_back({region.first, words});
+  }
+  for (const auto& r : stale) retired_.push_back({IndexKind::region, r.first, r.order});
+  return ok();
+}
+
+Status Commit::stage_slots(Service& next) {
+  for (const auto& f : next.frontends) {
+    const auto region = std::find_if(next.regions.begin(), next.regions.end(),
+                                     [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });
+    __u64 before = b_.maps_.slots[f.slot];
+    // A slot that is given out anew gets a new generation: what still names it by the old one is not of this key.
+    const bool fresh = std::any_of(inserts_.begin() + static_cast<long>(first_insert_), inserts_.end(), [&](const KeySlot& k) { return k.slot == f.slot; });
+    if (fresh) before = lb_slot_absent(lb_slot_generation(before) + 1);
+    const __u64 after = lb_slot_final(region->first, lb_slot_generation(before));
+    if (after != before) slots_.push_back({f.slot, 0, before, after});
+  }
+  return ok();
+}
+
+void Commit::abandon() {
+  // Programs may have seen a key of it: everything rests.
+  b_.indices_->rest(std::move(taken_));
+  taken_.clear();
+}
+
+}  // namespace lb

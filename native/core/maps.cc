@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "maps.h"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+namespace lb {
+namespace {
+
+constexpr char kControl[] = "lb_control";
+
+// A pin is named for its map without our prefix; bpffs takes no dots.
+std::string pin_of(const std::string& directory, const std::string& name) { return directory + "/" + name.substr(3); }
+
+uint32_t power_of_two(uint32_t n) {
+  uint32_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+// Elements of each map whose size is a choice.
+std::map<std::string, uint32_t> sizes(const Capacity& c, uint32_t stripes) {
+  return {{"lb_frontends4", c.frontends},
+          {"lb_frontends6", c.frontends},
+          {"lb_slots", c.frontends + 1},
+          {"lb_pending", c.frontends + 1},
+          {"lb_table", (c.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS},
+          {"lb_backends", c.backends + 1},
+          {"lb_cursors", c.frontends + 1},
+          {"lb_cursors_cpu", c.frontends + 1},
+          {"lb_failures", 2 * (c.frontends + 1)},  // failures, then connections of backends that are gone
+          {"lb_usage", stripes * (c.backends + 1)},
+          {"lb_affinities", c.affinities},
+          {"lb_pages", c.connections},
+          {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
+          {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
+}
+
+}  // namespace
+
+void Maps::derive() {
+  stripes = std::min<uint32_t>(LB_STRIPES, power_of_two(static_cast<uint32_t>(std::max(1, libbpf_num_possible_cpus()))));
+  lines = (capacity.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
+}
+
+Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory) {
+  Maps maps;
+  maps.capacity = capacity;
+  maps.derive();
+  auto object = Object::open("decide");
+  if (!object) return object.error();
+  const auto wanted = sizes(capacity, maps.stripes);
+  bpf_map* m;
+  bpf_object__for_each_map(m, object->get()) {
+    const auto it = wanted.find(bpf_map__name(m));
+    if (it != wanted.end()) bpf_map__set_max_entries(m, it->second);
+  }
+  LB_TRY(object->load("open", directory.empty() ? "maps" : directory));
+  bpf_object__for_each_map(m, object->get()) {
+    const std::string name = bpf_map__name(m);
+    if (name.rfind("lb_", 0) != 0) continue;
+    UniqueFd fd(fcntl(bpf_map__fd(m), F_DUPFD_CLOEXEC, 0));
+    if (!fd) return kernel_error("open", name, errno);
+    maps.fds_[name] = std::move(fd);
+  }
+  LB_TRY(maps.map_memory(false));
+
+  maps.control->layout = LB_LAYOUT;
+  if (getrandom(&maps.control->instance, sizeof maps.control->instance, 0) < 0) return kernel_error("open", "getrandom", errno);
+  const uint32_t kept[] = {capacity.frontends, capacity.backends, capacity.cells, capacity.connections, capacity.affinities};
+  std::copy(std::begin(kept), std::end(kept), maps.control->capacity);
+  if (directory.empty()) return maps;
+  for (const auto& [name, fd] : maps.fds_)
+    if (name != kControl && bpf_obj_pin(fd.get(), pin_of(directory, name).c_str())) return kernel_error("open", pin_of(directory, name), errno);
+  // Last: its pin says that the set is complete.
+  if (bpf_obj_pin(maps.fd(kControl), pin_of(directory, kControl).c_str())) return kernel_error("open", directory, errno);
+  return maps;
+}
+
+bool Maps::present(const std::string& directory) { return access(pin_of(directory, kControl).c_str(), F_OK) == 0; }
+
+void Maps::remove_pins(const std::string& directory) {
+  DIR* dir = opendir(directory.c_str());
+  if (!dir) return;
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(dir))
+    if (entry->d_type != DT_DIR && entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  closedir(dir);
+  // The control map's pin goes first: what is left is known to be incomplete.
+  std::stable_partition(names.begin(), names.end(), [](const std::string& n) { return n == std::string(kControl + 3); });
+  for (const auto& name : names) unlink((directory + "/" + name).c_str());
+}
+
+Result<Maps> Maps::find(const std::string& directory, bool readonly) {
+  Maps maps;
+  auto object = Object::open("decide");
+  if (!object) return object.error();
+  bpf_map* m;
+  bpf_object__for_each_map(m, object->get()) {
+    const std::string name = bpf_map__name(m);
+    if (name.rfind("lb_", 0) != 0) continue;
+    UniqueFd fd(bpf_obj_get(pin_of(directory, name).c_str()));
+    if (!fd) {
+      Error e = kernel_error("open", pin_of(directory, name), errno,
+                             "the pins are of another version of the library or damaged; close them with the version that made them, or remove the directory");
+      if (errno == ENOENT) e.code = "ERR_LAYOUT";
+      return e;
+    }
+    bpf_map_info info{};
+    __u32 length = sizeof info;
+    if (bpf_obj_get_info_by_fd(fd.get(), &info, &length)) return kernel_error("open", name, errno);
+    if (info.value_size != bpf_map__value_size(m) || info.key_size != bpf_map__key_size(m))
+      return make_error("ERR_LAYOUT", "open", directory,
+                        "map " + name + " has another layout; the pins were made by another version of the library: close({detach: true}) with that version first");
+    maps.fds_[name] = std::move(fd);
+  }
+  LB_TRY(maps.map_memory(readonly));
+  if (maps.control->layout != LB_LAYOUT)
+    return make_error("ERR_LAYOUT", "open", directory,
+                      "the pins have layout " + std::to_string(maps.control->layout) + ", this library writes layout " +
+                          std::to_string(LB_LAYOUT) + "; close({detach: true}) with the version that made them first");
+  return maps;
+}
+
+Status Maps::map_memory(bool readonly) {
+  auto map = [&](const std::string& name, auto*& pointer) -> Status {
+    bpf_map_info info{};
+    __u32 length = sizeof info;
+    if (bpf_obj_get_info_by_fd(fd(name), &info, &length)) return kernel_error("open", name, errno);
+    const size_t element = (info.value_size + 7) / 8 * 8;
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t bytes = (element * info.max_entries + page - 1) / page * page;
+    void* base = mmap(nullptr, bytes, readonly ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd(name), 0);
+    if (base == MAP_FAILED) return kernel_error("mmap", name, errno);
+    mappings_[name] = Mapping(base, bytes);
+    pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(base);
+    return ok();
+  };
+  LB_TRY(map(kControl, control));
+  LB_TRY(map("lb_slots", slots));
+  LB_TRY(map("lb_pending", pending));
+  LB_TRY(map("lb_table", table));
+  LB_TRY(map("lb_backends", backends));
+  LB_TRY(map("lb_usage", usage));
+  LB_TRY(map("lb_failures", failures));
+  LB_TRY(map("lb_verdicts", verdicts));
+  LB_TRY(map("lb_ports", ports));
+  if (control->capacity[0]) {
+    const __u64* c = control->capacity;
+    capacity = {static_cast<uint32_t>(c[0]), static_cast<uint32_t>(c[1]), static_cast<uint32_t>(c[2]), static_cast<uint32_t>(c[3]),
+                static_cast<uint32_t>(c[4])};
+    derive();
+  }
+  return ok();
+}
+
+Status Maps::lend(Object& object) const {
+  bpf_map* m;
+  bpf_object__for_each_map(m, object.get()) {
+    const auto it = fds_.find(bpf_map__name(m));
+    if (it == fds_.end()) continue;
+    if (const int err = bpf_map__reuse_fd(m, it->second.get())) return kernel_error("open", it->first, -err);
+  }
+  const auto wanted = sizes(capacity, stripes);
+  object.set_config("lb_usage_stride", backend_count());
+  object.set_config("lb_stripe_mask", stripes - 1);
+  object.set_config("lb_peer4_mask", wanted.at("lb_peers4") - 1);
+  object.set_config("lb_peer6_mask", wanted.at("lb_peers6") - 1);
+  object.set_config("lb_can_set_retval", kernel_abilities().set_retval);
+  object.set_config("lb_can_cast", kernel_abilities().cast_context);
+  return ok();
+}
+
+}  // namespace lb

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The maps of one balancer: created or found under its pins, mapped into memory where programs and controller share words.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "../../bpf/include/abi.h"
+#include "objects.h"
+#include "result.h"
+#include "unique_fd.h"
+
+namespace lb {
+
+struct Capacity {
+  uint32_t frontends = 65536, backends = 65536, cells = 524288, connections = 65536, affinities = 65536;
+};
+
+class Maps {
+ public:
+  // directory: of the pins, or empty for maps that go with the process.
+  static Result<Maps> create(const Capacity& capacity, const std::string& directory);
+  // Finds every map under its pin; ERR_LAYOUT when they are of another layout.
+  static Result<Maps> find(const std::string& directory, bool readonly);
+  // Is there a complete set? (The control map is pinned last.)
+  static bool present(const std::string& directory);
+  // Removes what a creation that died left behind.
+  static void remove_pins(const std::string& directory);
+
+  int fd(const std::string& name) const { return fds_.at(name).get(); }
+  // Makes an object that is opened and not yet loaded use these maps, and sets its sizes.
+  Status lend(Object& object) const;
+  const std::map<std::string, UniqueFd>& all() const { return fds_; }
+
+  Capacity capacity;
+  uint32_t lines = 0, stripes = 0;
+  // Shared words. Sizes follow from capacity.
+  __u64* slots = nullptr;
+  lb_pending* pending = nullptr;
+  lb_line* table = nullptr;
+  lb_backend* backends = nullptr;
+  lb_control* control = nullptr;
+  __u64* usage = nullptr;
+  __u64* failures = nullptr;
+  lb_verdicts* verdicts = nullptr;
+  lb_ports* ports = nullptr;
+
+  uint32_t slot_count() const { return capacity.frontends + 1; }
+  uint32_t backend_count() const { return capacity.backends + 1; }
+
+ private:
+  Status map_memory(bool readonly);
+  void derive();
+  std::map<std::string, UniqueFd> fds_;
+  std::map<std::string, Mapping> mappings_;
+};
+
+// Words that programs read while they change: every load and store of them goes through these.
+inline void store_release(__u64* word, __u64 value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+inline __u64 load_acquire(const __u64* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+
+}  // namespace lb

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a balancer believes: services, their keys, backends and regions. Plain data.
+#pragma once
+
+#include <arpa/inet.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "../../bpf/include/abi.h"
+
+namespace lb {
+
+struct Address {
+  uint8_t family = 0;  // LB_IPV4, LB_IPV6
+  uint32_t words[4] = {0, 0, 0, 0};  // network order, IPv4 in words[0]
+
+  static bool parse(const char* text, Address& out) {
+    out = Address{};
+    if (inet_pton(AF_INET, text, out.words) == 1) {
+      out.family = LB_IPV4;
+      return true;
+    }
+    if (inet_pton(AF_INET6, text, out.words) != 1) return false;
+    out.family = LB_IPV6;
+    return true;
+  }
+  std::string text() const {
+    char buffer[INET6_ADDRSTRLEN];
+    return inet_ntop(family == LB_IPV4 ? AF_INET : AF_INET6, words, buffer, sizeof buffer) ? buffer : "?";
+  }
+  bool operator==(const Address& o) const { return family == o.family && std::memcmp(words, o.words, sizeof words) == 0; }
+};
+
+struct Key {
+  Address address;
+  uint16_t port = 0;  // network order
+  uint8_t protocol = 0, scope = 0;
+  bool operator==(const Key& o) const = default;
+  lb_key4 key4() const { return {address.words[0], port, protocol, scope}; }
+  lb_key6 key6() const {
+    return {{address.words[0], address.words[1], address.words[2], address.words[3]}, port, protocol, scope};
+  }
+  uint32_t tag() const {
+    if (address.family == LB_IPV4) {
+      const lb_key4 k = key4();
+      return lb_key4_tag(&k);
+    }
+    const lb_key6 k = key6();
+    return lb_key6_tag(&k);
+  }
+};
+
+struct KeyHash {
+  size_t operator()(const Key& k) const {
+    uint64_t h = static_cast<uint64_t>(k.address.words[0]) << 32 | static_cast<uint64_t>(k.port) << 16 | k.protocol << 8 | k.scope;
+    if (k.address.family == LB_IPV6)
+      h ^= lb_mix64((static_cast<uint64_t>(k.address.words[1]) << 32 | k.address.words[2]) + k.address.words[3]);
+    return lb_mix64(h);
+  }
+};
+
+struct Frontend {
+  Key key;
+  uint8_t pool = 0, kind = 0;
+  uint32_t slot = 0;
+};
+
+struct Backend {
+  Address address;
+  uint16_t port = 0;  // network order
+  uint8_t flags = 0;  // enum lb_backend_flag without LIVE
+  uint32_t weight = 0;
+  uint32_t index = 0;
+  bool same_endpoint(const Backend& o) const { return port == o.port && address == o.address; }
+};
+
+struct Region {
+  uint8_t family = 0, pool = 0;
+  uint32_t first = 0, order = 0;
+};
+
+struct Service {
+  uint32_t id = 0;
+  std::string name, owner, record;
+  uint8_t algorithm = 0, drop = 0, local_pools = 0;
+  uint32_t affinity = 0;
+  std::vector<Frontend> frontends;
+  std::vector<Backend> backends;
+  std::vector<Region> regions;
+};
+
+struct AttachmentRecord {
+  uint32_t id = 0;
+  std::string path, options;
+  std::vector<std::string> netns;
+};
+
+struct CommitInput {
+  std::vector<Service> put;  // without ids, slots, indices and regions
+  std::vector<std::string> remove;
+  bool has_settings = false;
+  std::string settings;
+  std::vector<AttachmentRecord> attach;
+  std::vector<uint32_t> detach;
+};
+
+}  // namespace lb

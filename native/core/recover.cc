@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// The next open() of pinned maps: what a death left half done is finished or taken back, and everything is believed anew from the maps alone
+// (DATAPATH 6). Every step may itself be cut off and done again.
+#include <bpf/bpf.h>
+
+#include <algorithm>
+
+#include "balancer.h"
+#include "commit.h"
+
+namespace lb {
+namespace {
+
+template <typename K>
+Key to_key(const K& k);
+template <>
+Key to_key(const lb_key4& k) {
+  return {{LB_IPV4, {k.address, 0, 0, 0}}, k.port, k.protocol, k.scope};
+}
+template <>
+Key to_key(const lb_key6& k) {
+  return {{LB_IPV6, {k.address[0], k.address[1], k.address[2], k.address[3]}}, k.port, k.protocol, k.scope};
+}
+
+template <typename K>
+void delete_unknown(int fd, const std::unordered_map<Key, uint32_t, KeyHash>& known) {
+  std::vector<K> unknown;
+  K at{}, next{};
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    __u64 word = 0;
+    if (bpf_map_lookup_elem(fd, &at, &word)) continue;
+    const auto it = known.find(to_key(at));
+    if (it == known.end() || it->second != lb_frontend_slot(word)) unknown.push_back(at);
+  }
+  for (const auto& key : unknown) {
+    bpf_map_delete_elem(fd, &key);
+    stop_point();
+  }
+}
+
+}  // namespace
+
+Status Balancer::recover() {
+  std::vector<bool> slots(maps_.slot_count()), backends(maps_.backend_count()), ids(maps_.slot_count());
+  std::vector<LineList::Block> lines;
+  if (log_ && maps_.control->number) {
+    repair_slots();
+    LogContent content = log_->read();
+    if (content.damaged)
+      return make_error("ERR_LAYOUT", "open", options_.pin_path, std::to_string(content.damaged) + " records of the log cannot be read; remove the directory to begin anew");
+    settings_ = content.settings;
+    has_settings_ = content.has_settings;
+    for (auto& [id, service] : content.services) {
+      auto s = std::make_unique<Service>(std::move(service));
+      ids[id] = true;
+      for (const auto& f : s->frontends) {
+        slots[f.slot] = true;
+        keys_[f.key] = f.slot;
+        const __u64 word = maps_.slots[f.slot];
+        const uint32_t first = lb_slot_region(word);
+        if (std::any_of(s->regions.begin(), s->regions.end(), [&](const Region& r) { return r.first == first; })) continue;
+        const lb_head& head = maps_.table[first].head;
+        const uint32_t words = LB_HEAD_WORDS + head.length + head.members;
+        const uint32_t order = LineList::order_for((words + LB_LINE_WORDS - 1) / LB_LINE_WORDS);
+        s->regions.push_back({f.key.address.family, f.pool, first, order});
+        lines.push_back({first, order});
+      }
+      for (const auto& b : s->backends) backends[b.index] = true;
+      by_id_[id] = s.get();
+      services_[s->name] = std::move(s);
+    }
+    LB_TRY(repair_keys());
+    log_->cut();
+    repair_backends();
+    for (uint32_t i = 1; i < maps_.slot_count(); i++)
+      if (!slots[i] && lb_slot_kind(maps_.slots[i]) != LB_SLOT_ABSENT) store_release(&maps_.slots[i], lb_slot_absent(lb_slot_generation(maps_.slots[i])));
+    for (const auto& [name, s] : services_) count_ports(*s, 1);
+    for (uint32_t port = 0; port < 65536; port++) {
+      uint8_t use = 0;
+      for (unsigned bit = 0; bit < 4; bit++)
+        if (port_users_[port * 4 + bit]) use |= static_cast<uint8_t>(1u << bit);
+      uint8_t* word = &maps_.ports[port / 8].use[port % 8];
+      if (*word != use) __atomic_store_n(word, use, __ATOMIC_RELEASE);
+    }
+  }
+  if (log_ && !maps_.control->number) {
+    LB_TRY(repair_keys());  // a first commit that died: every key is unknown
+    repair_slots();
+    log_->cut();
+    repair_backends();
+  }
+  // Nothing is given out before a grace period that begins after the repair: a program may hold what a dead commit wrote.
+  if (log_) {
+    auto grace = GracePeriod::create();
+    if (!grace) return grace.error();
+    LB_TRY(grace->wait());
+    for (uint32_t i = 1; i < maps_.backend_count(); i++)
+      if (!backends[i]) retire_counters(i, lb_backend_service(maps_.backends[i].word));
+  }
+  std::lock_guard lock(indices_->mutex);
+  indices_->slots.reset(maps_.slot_count(), slots);
+  indices_->services.reset(maps_.slot_count(), ids);
+  indices_->backends.reset(maps_.backend_count(), backends);
+  indices_->pending.reset(maps_.slot_count(), {});
+  indices_->lines.reset(maps_.lines, lines);
+  return ok();
+}
+
+// A PENDING slot whose number was reached is finished; any other is taken back.
+void Balancer::repair_slots() {
+  const __u64 committed = maps_.control->number;
+  for (uint32_t i = 0; i < maps_.slot_count(); i++) {
+    const __u64 word = maps_.slots[i];
+    if (lb_slot_kind(word) != LB_SLOT_PENDING) continue;
+    const lb_pending& pair = maps_.pending[lb_pending_index(word)];
+    store_release(&maps_.slots[i], lb_number_reached(committed, lb_pending_number(word)) ? pair.after : pair.before);
+    stop_point();
+  }
+}
+
+Status Balancer::repair_keys() {
+  delete_unknown<lb_key4>(maps_.fd("lb_frontends4"), keys_);
+  delete_unknown<lb_key6>(maps_.fd("lb_frontends6"), keys_);
+  return ok();
+}
+
+// Indices that no committed service names lose what they say, and get a generation that no socket remembers.
+void Balancer::repair_backends() {
+  std::vector<__u64> wanted(maps_.backend_count(), 0);
+  for (const auto& [name, s] : services_)
+    for (const auto& b : s->backends)
+      wanted[b.index] = lb_backend_word(b.port, lb_backend_generation(maps_.backends[b.index].word), s->id, b.flags | LB_BACKEND_LIVE);
+  for (uint32_t i = 1; i < maps_.backend_count(); i++) {
+    const __u64 word = maps_.backends[i].word;
+    if (wanted[i] ? word == wanted[i] : !(lb_backend_flags(word) & LB_BACKEND_LIVE)) continue;
+    store_release(&maps_.backends[i].word,
+                  wanted[i] ? wanted[i] : lb_backend_word(0, lb_backend_generation(word) + 1, lb_backend_service(word), 0));
+    stop_point();
+  }
+}
+
+Status Balancer::resume_attachments() {
+  attachments_.clear();
+  __u64 live = 0;
+  LogContent content = log_->read();
+  for (const auto& [id, record] : content.attachments) {
+    auto resumed = Attachment::resume(maps_, record, options_.pin_path);
+    if (!resumed) return resumed.error();
+    attachments_[id] = std::move(*resumed);
+    live |= 1ull << id;
+  }
+  // Links of an attachment that no committed record names.
+  for (uint32_t id = 1; id < 64; id++)
+    if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
+  store_release(&maps_.control->attachments, live);
+  return ok();
+}
+
+}  // namespace lb

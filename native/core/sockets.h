@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finds and destroys connected UDP sockets whose backend takes no more flows, in every network namespace (DATAPATH 13).
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "maps.h"
+#include "result.h"
+
+namespace lb {
+
+struct SweepReport {
+  size_t found = 0, left = 0;  // stale sockets at first, and those that could not be destroyed
+};
+
+class SocketSweeper {
+ public:
+  static Result<SocketSweeper> create(const Maps& maps);
+  // Blocks; finds stale sockets and destroys them until none is left or no try makes progress.
+  Result<SweepReport> sweep();
+
+ private:
+  explicit SocketSweeper(const Maps& maps) : maps_(&maps) {}
+  Result<std::vector<lb_stale>> stale();
+  Status destroy_in(int netns_fd, const std::vector<lb_stale>& sockets);
+
+  const Maps* maps_;
+  std::unique_ptr<Object> sweep_, destroy_;
+};
+
+// Sweeps when asked to, and once more a second later: a socket may have been between choosing and recording (DATAPATH 13).
+class SweepThread {
+ public:
+  explicit SweepThread(SocketSweeper sweeper);
+  ~SweepThread();
+  void request();
+  bool busy();  // a sweep that was asked for is not done; the one a second later does not count
+  std::string failure();
+
+ private:
+  void run();
+
+  SocketSweeper sweeper_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool wanted_ = false, again_ = false, running_ = false, stop_ = false;
+  std::string failure_;
+  std::thread thread_;
+};
+
+// A descriptor of the namespace with this inode number: by a process in it, a name of it, or one of `tgid`'s sockets.
+UniqueFd find_netns(uint32_t inode, uint32_t tgid);
+
+}  // namespace lb

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the balancer believes against what is in the kernel, word by word. Reads only.
+#include <bpf/bpf.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "balancer.h"
+#include "commit.h"
+
+namespace lb {
+namespace {
+
+std::string name_of(const Key& key) {
+  return key.address.text() + " port " + std::to_string(ntohs(key.port)) + (key.protocol == IPPROTO_TCP ? "/tcp" : "/udp");
+}
+
+constexpr char kRemedy[] = "the maps were changed by something else; apply() the whole state again, or remove the pins and open anew";
+
+class Checker {
+ public:
+  Checker(const Maps& maps, std::vector<Problem>& found) : maps_(maps), found_(found) {}
+
+  void service(const Service& s) {
+    for (const auto& f : s.frontends) frontend(s, f);
+    for (const auto& r : s.regions) region(s, r);
+    for (const auto& b : s.backends) backend(s, b);
+  }
+
+  size_t keys = 0;
+
+ private:
+  void wrong(const std::string& object, const std::string& message) { found_.push_back({"ERR_KERNEL", object, message, kRemedy}); }
+
+  void frontend(const Service& s, const Frontend& f) {
+    const std::string object = s.name + " " + name_of(f.key);
+    keys++;
+    const lb_key4 key4 = f.key.key4();
+    const lb_key6 key6 = f.key.key6();
+    const bool v4 = f.key.address.family == LB_IPV4;
+    __u64 word = 0;
+    if (bpf_map_lookup_elem(maps_.fd(v4 ? "lb_frontends4" : "lb_frontends6"), v4 ? static_cast<const void*>(&key4) : &key6, &word))
+      return wrong(object, "the frontend is missing from the kernel's map");
+    if (word != lb_frontend_word(f.key.tag(), f.slot)) return wrong(object, "the frontend names another slot than it should");
+    if (!slots_.insert(f.slot).second) wrong(object, "slot " + std::to_string(f.slot) + " is in use twice");
+    const auto region = std::find_if(s.regions.begin(), s.regions.end(),
+                                     [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });
+    const __u64 slot = maps_.slots[f.slot];
+    if (region == s.regions.end() || lb_slot_kind(slot) != LB_SLOT_FINAL || lb_slot_region(slot) != region->first)
+      wrong(object, "slot " + std::to_string(f.slot) + " does not name the region of its service");
+  }
+
+  void region(const Service& s, const Region& r) {
+    for (uint32_t line = r.first; line < r.first + (1u << r.order); line++)
+      if (!lines_.insert(line).second) return wrong(s.name, "line " + std::to_string(line) + " of the table is in use twice");
+    std::vector<__u64> words;
+    build_region(s, r.family, r.pool, words);
+    const __u64* actual = maps_.table[r.first].word;
+    const bool head = (words[0] & 0xffffffff00000000ull) == (actual[0] & 0xffffffff00000000ull);
+    if (!head || !std::equal(words.begin() + 1, words.end(), actual + 1)) wrong(s.name, "its cells differ from what its backends give");
+  }
+
+  void backend(const Service& s, const Backend& b) {
+    const lb_backend& actual = maps_.backends[b.index];
+    const __u64 wanted = lb_backend_word(b.port, lb_backend_generation(actual.word), s.id, b.flags | LB_BACKEND_LIVE);
+    if (!backends_.insert(b.index).second) wrong(s.name, "backend index " + std::to_string(b.index) + " is in use twice");
+    if (actual.word != wanted || std::memcmp(actual.address, b.address.words, sizeof actual.address))
+      wrong(s.name, "backend " + b.address.text() + " port " + std::to_string(ntohs(b.port)) + " is not what the kernel's map says");
+  }
+
+  const Maps& maps_;
+  std::vector<Problem>& found_;
+  std::unordered_set<uint32_t> slots_, lines_, backends_;
+};
+
+template <typename K>
+size_t count_keys(int fd) {
+  size_t n = 0;
+  K at{}, next{};
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    n++;
+  }
+  return n;
+}
+
+}  // namespace
+
+std::vector<Problem> Balancer::check() {
+  std::vector<Problem> found;
+  if (options_.readonly) {
+    auto fresh = snapshot();
+    if (!fresh) found.push_back({fresh.error().code, fresh.error().object, fresh.error().message, "try again"});
+    return found;
+  }
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  if (closed_) return found;
+  Checker checker(maps_, found);
+  for (const auto& [name, s] : services_) checker.service(*s);
+  const size_t keys = count_keys<lb_key4>(maps_.fd("lb_frontends4")) + count_keys<lb_key6>(maps_.fd("lb_frontends6"));
+  if (keys != checker.keys)
+    found.push_back({"ERR_KERNEL", "frontends", "the kernel's maps hold " + std::to_string(keys) + " frontends, should be " + std::to_string(checker.keys), kRemedy});
+  for (uint32_t i = 0; i < maps_.slot_count(); i++)
+    if (lb_slot_kind(maps_.slots[i]) == LB_SLOT_PENDING)
+      found.push_back({"ERR_KERNEL", "slot " + std::to_string(i), "a change of it was never finished", kRemedy});
+  std::vector<uint8_t> use(65536, 0);
+  for (uint32_t i = 0; i < 65536 * 4; i++)
+    if (port_users_[i]) use[i / 4] |= static_cast<uint8_t>(1u << i % 4);
+  for (uint32_t port = 0; port < 65536; port++)
+    if (maps_.ports[port / 8].use[port % 8] != use[port]) found.push_back({"ERR_KERNEL", "port " + std::to_string(port), "its protection is not what the frontends say", kRemedy});
+  check_links(found);
+  return found;
+}
+
+void Balancer::check_links(std::vector<Problem>& found) {
+  for (const auto& [id, a] : attachments_)
+    for (const auto& hook : a->lost())
+      found.push_back({"ERR_NOT_FOUND", a->record().path, hook + " is no longer attached: the cgroup is gone, or something detached it", "attachCgroup() again"});
+}
+
+std::vector<Problem> Balancer::problems() {
+  std::vector<Problem> found;
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  if (closed_) return found;
+  if (!options_.readonly) check_links(found);
+  const std::string grace = indices_->failure();
+  if (!grace.empty()) found.push_back({"ERR_KERNEL", "grace period", grace, "indices are not reused until the kernel grants one; see dmesg"});
+  const std::string sweep = sweeps_ ? sweeps_->failure() : "";
+  if (!sweep.empty()) found.push_back({"ERR_KERNEL", "sockets", sweep, "UDP sockets of removed backends may be stuck; their programs must connect again"});
+  return found;
+}
+
+}  // namespace lb

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "fixture.h"
+
+#include <arpa/inet.h>
+#include <bpf/btf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char root[256], before[512], directories[MAX_ATTACHMENTS][600];
+
+void die(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fprintf(stderr, ": %s\n", strerror(errno));
+	exit(2);
+}
+
+/* ---- endpoints ---------------------------------------------------------------------------------------------------- */
+
+struct endpoint at4(const char *address, int port)
+{
+	struct endpoint e = { .family = LB_IPV4, .port = htons(port) };
+
+	if (inet_pton(AF_INET, address, e.address) != 1)
+		die("bad address %s", address);
+	return e;
+}
+
+struct endpoint at6(const char *address, int port)
+{
+	struct endpoint e = { .family = LB_IPV6, .port = htons(port) };
+
+	if (inet_pton(AF_INET6, address, e.address) != 1)
+		die("bad address %s", address);
+	return e;
+}
+
+bool same(struct endpoint a, struct endpoint b)
+{
+	return a.family == b.family && a.port == b.port && !memcmp(a.address, b.address, sizeof a.address);
+}
+
+const char *text(struct endpoint e)
+{
+	static char buffers[4][80];
+	static int next;
+	char host[64], *out = buffers[next++ % 4];
+
+	inet_ntop(e.family == LB_IPV4 ? AF_INET : AF_INET6, e.address, host, sizeof host);
+	snprintf(out, 80, e.family == LB_IPV4 ? "%s:%d" : "[%s]:%d", host, ntohs(e.port));
+	return out;
+}
+
+socklen_t to_sockaddr(struct endpoint e, bool mapped, struct sockaddr_storage *out)
+{
+	struct sockaddr_in *four = (void *)out;
+	struct sockaddr_in6 *six = (void *)out;
+
+	memset(out, 0, sizeof *out);
+	if (e.family == LB_IPV4 && !mapped) {
+		four->sin_family = AF_INET;
+		four->sin_port = e.port;
+		four->sin_addr.s_addr = e.address[0];
+		return sizeof *four;
+	}
+	six->sin6_family = AF_INET6;
+	six->sin6_port = e.port;
+	if (e.family == LB_IPV4) {
+		six->sin6_addr.s6_addr32[2] = htonl(0xffff);
+		six->sin6_addr.s6_addr32[3] = e.address[0];
+	} else {
+		memcpy(&six->sin6_addr, e.address, 16);
+	}
+	return sizeof *six;
+}
+
+struct endpoint from_sockaddr(const struct sockaddr_storage *in, bool *mapped)
+{
+	const struct sockaddr_in *four = (const void *)in;
+	const struct sockaddr_in6 *six = (const void *)in;
+	struct endpoint e = {};
+
+	*mapped = false;
+	if (in->ss_family == AF_INET) {
+		e.family = LB_IPV4;
+		e.port = four->sin_port;
+		e.address[0] = four->sin_addr.s_addr;
+		return e;
+	}
+	e.port = six->sin6_port;
+	e.family = LB_IPV6;
+	memcpy(e.address, &six->sin6_addr, 16);
+	if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
+		*mapped = true;
+		e.family = LB_IPV4;
+		e.address[0] = six->sin6_addr.s6_addr32[3];
+		e.address[1] = e.address[2] = e.address[3] = 0;
+	}
+	return e;
+}
+
+/* ---- objects and maps ------------------------------------------------------------------------------------------------ */
+
+static void config(struct bpf_object *o, const char *variable, uint32_t value)
+{
+	const struct btf *types = bpf_object__btf(o);
+	int section = btf__find_by_name_kind(types, ".rodata", BTF_KIND_DATASEC);
+	const struct btf_type *t;
+	struct bpf_map *m;
+
+	if (section < 0)
+		return;
+	t = btf__type_by_id(types, section);
+	for (int i = 0; i < btf_vlen(t); i++) {
+		const struct btf_var_secinfo *info = btf_var_secinfos(t) + i;
+
+		if (strcmp(btf__name_by_offset(types, btf__type_by_id(types, info->type)->name_off), variable))
+			continue;
+		bpf_object__for_each_map(m, o)
+			if (strstr(bpf_map__name(m), ".rodata"))
+				memcpy((char *)bpf_map__initial_value(m, &(size_t){ 0 }) + info->offset, &value, info->size);
+	}
+}
+
+int fixture_map(const struct fixture *f, const char *name)
+{
+	return bpf_object__find_map_fd_by_name(f->decide, name);
+}
+
+static void *mapped(const struct fixture *f, const char *name)
+{
+	struct bpf_map *m = bpf_object__find_map_by_name(f->decide, name);
+	size_t length = ((size_t)bpf_map__value_size(m) * bpf_map__max_entries(m) + 4095) / 4096 * 4096;
+	void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(m), 0);
+
+	if (p == MAP_FAILED)
+		die("mmap %s", name);
+	return p;
+}
+
+static struct bpf_object *load(struct fixture *f, const char *directory, const char *name, int id, bool all_namespaces)
+{
+	const struct variant *v = &f->variant;
+	struct bpf_object *o;
+	struct bpf_map *m;
+	char path[512];
+
+	snprintf(path, sizeof path, "%s/%s_%s.bpf.o", directory, name, v->legacy ? "legacy" : "current");
+	o = bpf_object__open_file(path, NULL);
+	if (!o)
+		die("open %s", path);
+	bpf_object__for_each_map(m, o)
+		if (f->decide && !strstr(bpf_map__name(m), "rodata") && bpf_map__reuse_fd(m, fixture_map(f, bpf_map__name(m))))
+			die("map %s", bpf_map__name(m));
+	config(o, "lb_can_cast", v->cast);
+	config(o, "lb_can_set_retval", v->retval);
+	config(o, "lb_attachment", id);
+	config(o, "lb_all_namespaces", all_namespaces);
+	if (v->peer_mask) {
+		config(o, "lb_peer4_mask", v->peer_mask - 1);
+		config(o, "lb_peer6_mask", v->peer_mask - 1);
+	}
+	if (bpf_object__load(o))
+		die("load %s", path);
+	return o;
+}
+
+static const char *objects_directory;
+
+static void prepare_machine(void)
+{
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	char line[1024];
+	FILE *mounts;
+
+	setrlimit(RLIMIT_MEMLOCK, &unlimited);
+	setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 65536, 65536 });
+	if (ioctl(fd, SIOCSIFFLAGS, &lo))
+		die("lo up");
+	close(fd);
+	mounts = fopen("/proc/self/mountinfo", "r");
+	while (fgets(line, sizeof line, mounts))
+		if (strstr(line, " - cgroup2 "))
+			sscanf(line, "%*s %*s %*s %*s %255s", root);
+	fclose(mounts);
+	if (!*root)
+		die("no cgroup v2");
+	snprintf(before, sizeof before, "%s", root);
+	mounts = fopen("/proc/self/cgroup", "r");
+	while (fgets(line, sizeof line, mounts))
+		if (!strncmp(line, "0::", 3))
+			snprintf(before, sizeof before, "%s%.*s", root, (int)strcspn(line + 3, "\n"), line + 3);
+	fclose(mounts);
+	snprintf(directories[0], sizeof directories[0], "%s/datapath-%d", root, getpid());
+	snprintf(directories[1], sizeof directories[1], "%.*s/inner", 500, directories[0]);
+}
+
+void fixture_open(struct fixture *f, const char *objects, const struct variant *variant)
+{
+	if (!*root)
+		prepare_machine();
+	memset(f, 0, sizeof *f);
+	f->variant = *variant;
+	f->next_slot = f->next_line = f->next_backend = f->next_service = 1;
+	objects_directory = objects;
+	f->decide = load(f, objects, "decide", 0, true);
+	f->slots = mapped(f, "lb_slots");
+	f->usage = mapped(f, "lb_usage");
+	f->failures = mapped(f, "lb_failures");
+	f->pending = mapped(f, "lb_pending");
+	f->table = mapped(f, "lb_table");
+	f->backends = mapped(f, "lb_backends");
+	f->control = mapped(f, "lb_control");
+	f->verdicts = mapped(f, "lb_verdicts");
+	f->ports = mapped(f, "lb_ports");
+	for (int i = 0; i < MAX_ATTACHMENTS; i++) {
+		if (mkdir(directories[i], 0755) && errno != EEXIST)
+			die("mkdir %s", directories[i]);
+		f->cgroup[i] = open(directories[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		f->hooks[i] = load(f, objects, "socket_lb", i, true);
+	}
+	f->sweep = load(f, objects, "sweep", 0, true);
+	if (variant->cast)
+		f->destroy = load(f, objects, "destroy", 0, true);
+}
+
+void fixture_load_hooks(struct fixture *f, int id, bool all_namespaces)
+{
+	bpf_object__close(f->hooks[id]);
+	f->hooks[id] = load(f, objects_directory, "socket_lb", id, all_namespaces);
+}
+
+void fixture_attach(struct fixture *f, int id)
+{
+	struct bpf_program *p;
+	int n = 0;
+
+	bpf_object__for_each_program(p, f->hooks[id]) {
+		f->links[id][n] = bpf_program__attach_cgroup(p, f->cgroup[id]);
+		if (!f->links[id][n++])
+			die("attach %s", bpf_program__name(p));
+	}
+	f->control->attachments |= 1ull << id;
+}
+
+void fixture_detach(struct fixture *f, int id)
+{
+	for (int i = 0; i < 16; i++) {
+		bpf_link__destroy(f->links[id][i]);
+		f->links[id][i] = NULL;
+	}
+	f->control->attachments &= ~(1ull << id);
+}
+
+void fixture_enter(int cgroup)
+{
+	char path[700];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/cgroup.procs", cgroup < 0 ? before : directories[cgroup]);
+	fd = open(path, O_WRONLY);
+	if (fd < 0 || dprintf(fd, "%d\n", getpid()) < 0)
+		die("%s", path);
+	close(fd);
+}
+
+int fixture_attach_empty(struct fixture *f, int *links)
+{
+	struct bpf_insn go_on[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 1 },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	struct bpf_program *p;
+	int n = 0;
+
+	bpf_object__for_each_program(p, f->hooks[0]) {
+		enum bpf_attach_type type = bpf_program__expected_attach_type(p);
+		LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = type);
+		int fd = bpf_prog_load(bpf_program__type(p), "empty", "GPL", go_on, 2, &opts);
+
+		if (fd < 0)
+			die("load empty");
+		links[n] = bpf_link_create(fd, f->cgroup[0], type, NULL);
+		if (links[n++] < 0)
+			die("attach empty");
+		close(fd);
+	}
+	return n;
+}
+
+void fixture_close(struct fixture *f)
+{
+	for (int i = MAX_ATTACHMENTS - 1; i >= 0; i--) {
+		fixture_detach(f, i);
+		bpf_object__close(f->hooks[i]);
+		close(f->cgroup[i]);
+	}
+	fixture_enter(-1);
+	for (int i = MAX_ATTACHMENTS - 1; i >= 0; i--)
+		if (rmdir(directories[i]))
+			die("rmdir %s", directories[i]);
+	bpf_object__close(f->sweep);
+	bpf_object__close(f->destroy);
+	bpf_object__close(f->decide);
+}
+
+/* ---- services ---------------------------------------------------------------------------------------------------------- */
+
+uint32_t region_write(struct fixture *f, const struct service *s, uint8_t family, const uint32_t *backends, int count,
+		      struct service_options options)
+{
+	uint32_t line = f->next_line, words = LB_HEAD_WORDS + 2 * count;
+	__u64 *word = f->table[line].word;
+
+	f->next_line += (words + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
+	f->table[line].head = (struct lb_head){
+		.service = s->service, .length = count, .members = options.affinity ? count : 0, .affinity = options.affinity,
+		.algorithm = options.algorithm, .flags = options.flags, .family = family,
+	};
+	for (int i = 0; i < count; i++)
+		word[LB_HEAD_WORDS + i] = word[LB_HEAD_WORDS + count + i] = lb_cell(backends[i], backends[i]);
+	return line;
+}
+
+struct service service_add(struct fixture *f, struct endpoint at, int protocol, const struct endpoint *backends, int count,
+			   struct service_options options)
+{
+	struct service s = { .slot = f->next_slot++, .service = options.service ? options.service : f->next_service++, .count = count };
+	uint64_t word;
+
+	for (int i = 0; i < count; i++) {
+		s.backend[i] = options.indices ? options.indices[i] : f->next_backend++;
+		if (options.indices)
+			continue;
+		memcpy(f->backends[s.backend[i]].address, backends[i].address, 16);
+		f->backends[s.backend[i]].word = lb_backend_word(backends[i].port, 1, s.service, LB_BACKEND_LIVE | LB_BACKEND_EXISTING);
+	}
+	s.line = region_write(f, &s, at.family, s.backend, count, options);
+	f->slots[s.slot] = lb_slot_final(s.line, 1);
+	for (int scope = 0; scope < 2; scope++) {
+		if (at.family == LB_IPV4) {
+			struct lb_key4 key = { .address = at.address[0], .port = at.port, .protocol = protocol, .scope = scope };
+
+			word = lb_frontend_word(lb_key4_tag(&key), s.slot);
+			if (bpf_map_update_elem(fixture_map(f, "lb_frontends4"), &key, &word, BPF_NOEXIST))
+				die("frontend %s", text(at));
+		} else {
+			struct lb_key6 key = { .port = at.port, .protocol = protocol, .scope = scope };
+
+			memcpy(key.address, at.address, 16);
+			word = lb_frontend_word(lb_key6_tag(&key), s.slot);
+			if (bpf_map_update_elem(fixture_map(f, "lb_frontends6"), &key, &word, BPF_NOEXIST))
+				die("frontend %s", text(at));
+		}
+	}
+	return s;
+}
+
+uint64_t used(const struct fixture *f, uint32_t backend)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < LB_STRIPES; i++)
+		sum += f->usage[i * 65537 + backend];
+	return sum;
+}
+
+uint64_t verdicts(const struct fixture *f, enum lb_reason reason)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < LB_STRIPES; i++)
+		sum += f->verdicts[i].count[LB_HOOK_SOCKET][reason];
+	return sum;
+}
