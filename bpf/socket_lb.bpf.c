@@ -68,7 +68,7 @@ LB_INLINE int lb_connect(struct bpf_sock_addr *ctx, const bool six)
 	if (flow.protocol != LB_IPPROTO_TCP && flow.protocol != LB_IPPROTO_UDP)
 		return LB_GO_ON;
 	if (!lb_context_covered(ctx)) {
-		lb_memory_disown(ctx);
+		lb_memory_disown(ctx, flow.protocol, flow.family);
 		return lb_pass(LB_REASON_OTHER_NAMESPACE);
 	}
 
@@ -155,7 +155,7 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 	if (flow.protocol != LB_IPPROTO_UDP)
 		return LB_GO_ON;
 	if (!lb_context_covered(ctx)) {
-		lb_memory_disown(ctx);
+		lb_memory_disown(ctx, flow.protocol, flow.family);
 		return lb_pass(LB_REASON_OTHER_NAMESPACE);
 	}
 

@@ -55,10 +55,10 @@ function parseIPv6(text: string): boolean {
   while (i < length) {
     const start = i;
     let value = 0;
-    let digit = -1;
-    while (i < length && i - start < 5 && (digit = hexDigit(text.charCodeAt(i))) >= 0) {
+    for (; i < length && i - start < 5; i++) {
+      const digit = hexDigit(text.charCodeAt(i));
+      if (digit < 0) break;
       value = value * 16 + digit;
-      i++;
     }
     const code = i < length ? text.charCodeAt(i) : -1;
     if (code === 46) {

@@ -1,4 +1,4 @@
-import { compile, compileFrontends, type FrontendKeys } from './compile.js';
+import { compile, expandFrontends, keyName } from './compile.js';
 import { failure } from './errors.js';
 import { Entry, type Model } from './model.js';
 import type { CommitInput, PutService } from './native/binding.js';
@@ -11,10 +11,7 @@ import type { BackendChange } from './types.js';
 export interface Put {
   /** undefined: it is new. */
   readonly entry: Entry | undefined;
-  readonly owner: string;
   readonly spec: Spec;
-  readonly keys: FrontendKeys;
-  readonly head: string;
   readonly compiled: PutService;
 }
 
@@ -37,9 +34,8 @@ export class Changes {
   }
 
   put(owner: string, spec: Spec, entry: Entry | undefined): void {
-    const keys = compileFrontends(spec, this.node);
-    const head = recordHead(spec);
-    this.puts.push({ entry, owner, spec, keys, head, compiled: compile(spec, owner, head, keys, this.node) });
+    const keys = expandFrontends(spec, this.node);
+    this.puts.push({ entry, spec, compiled: compile(spec, owner, recordHead(spec), keys, this.node) });
     if (entry !== undefined) this.#touched.add(entry);
   }
 
@@ -57,12 +53,13 @@ export class Changes {
    * @throws ERR_FRONTEND_IN_USE
    */
   checkFrontends(): void {
-    const claims = new Map<string, string>();
-    for (const { entry, spec, keys } of this.puts) {
-      for (const name of keys.names) {
-        const claimant = claims.get(name);
-        if (claimant !== undefined) throw this.#inUse(spec.name, name, claimant);
-        claims.set(name, spec.name);
+    const claims = this.puts.length > 1 ? new Map<string, Spec>() : undefined;
+    for (const { entry, spec } of this.puts) {
+      for (const key of expandFrontends(spec, this.node)) {
+        const name = keyName(key);
+        const claimant = claims?.get(name);
+        if (claimant !== undefined) throw this.#inUse(spec.name, name, claimant.name);
+        claims?.set(name, spec);
         const holder = this.model.frontends.get(name);
         if (holder !== undefined && holder !== entry && !this.#touched.has(holder)) throw this.#inUse(spec.name, name, holder.name);
       }
@@ -87,16 +84,16 @@ export class Changes {
     const changes: BackendChange[] = [];
     for (const entry of this.removals) model.delete(entry);
     for (const { entry } of this.puts) if (entry !== undefined) model.release(entry);
-    for (const { entry, owner, spec, keys, head } of this.puts) {
+    model.node = this.node;
+    for (const { entry, spec, compiled } of this.puts) {
       if (entry === undefined) {
-        model.add(new Entry(spec.name, owner, spec, keys, head));
+        model.add(new Entry(spec, compiled.owner));
       } else {
         addStateChanges(changes, entry, spec.backends, this.operation);
-        entry.replace(spec, keys, head);
+        entry.spec = spec;
         model.hold(entry);
       }
     }
-    model.node = this.node;
     return changes;
   }
 }

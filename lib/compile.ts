@@ -1,6 +1,7 @@
+import { familyOf } from './addresses.js';
 import { AlgorithmCode, BackendFlag, type FlatBackends, type FlatFrontends, FrontendKindCode, type PutService } from './native/binding.js';
 import type { Node } from './node-config.js';
-import { backendsJson } from './record.js';
+import { makeRecord } from './record.js';
 import type { Backend, Frontend, Spec } from './spec.js';
 import { type Candidates, clusterCandidates, localCandidates } from './topology.js';
 import type { Protocol } from './types.js';
@@ -11,92 +12,95 @@ const SCOPE_INTERNAL = 0;
 const CLUSTER = 0;
 const INTERNAL = 1;
 
-/** A frontend at one address: what the datapath looks up. */
-export interface FrontendKeys {
-  /** `address port protocol` of each. */
-  readonly names: readonly string[];
-  readonly flat: FlatFrontends;
-  /** Bit p: a frontend uses pool p. */
-  readonly pools: number;
-}
-
-/** How people and the index of frontends name a key. */
-export function keyName(address: string, port: number, protocol: Protocol): string {
-  return `${address} ${port} ${protocol}`;
-}
-
 /** Whether changes of the node can change what the service compiles to. */
 export function dependsOnNode(spec: Spec): boolean {
   if (spec.internalTrafficPolicy === 'Local' || spec.topology !== 'any') return true;
-  for (const frontend of spec.frontends) if (frontend.address === undefined) return true;
-  for (const backend of spec.backends) if (backend.forZones !== undefined || backend.forNodes !== undefined) return true;
+  for (const { address } of spec.frontends) if (address === undefined) return true;
+  for (const { place } of spec.backends) if (place?.forZones !== undefined || place?.forNodes !== undefined) return true;
   return false;
 }
 
-function addressesOf(frontend: Frontend, node: Node | undefined): readonly string[] {
-  if (frontend.address !== undefined) return [frontend.address];
-  if (node === undefined) return [];
-  return frontend.kind === 'nodePort' ? node.nodePortAddresses : node.hostAddresses;
+/** One frontend at one address: what the datapath looks up. */
+export interface Key {
+  readonly address: string;
+  readonly frontend: Frontend;
 }
 
 /**
- * The keys of a service. Sockets are inside, and what is inside reaches all backends at node ports and external addresses whatever the
- * external policy, so only cluster addresses have a pool of their own.
+ * The keys of a service, without those on addresses of a node that is not known. Where a frontend with an address and one without meet, it is
+ * the one with the address.
  */
-export function compileFrontends(spec: Spec, node: Node | undefined): FrontendKeys {
-  const names: string[] = [];
-  const flat: FlatFrontends = [];
-  let pools = 0;
-  const clusterPool = spec.internalTrafficPolicy === 'Local' ? INTERNAL : CLUSTER;
-  const add = (frontend: Frontend, address: string) => {
-    const name = keyName(address, frontend.port, frontend.protocol);
-    // A node port without an address and one with an address may meet; it is the same service, and the explicit one was first.
-    if (names.length > 0 && names.includes(name)) return;
-    const pool = frontend.kind === 'cluster' ? clusterPool : CLUSTER;
-    names.push(name);
-    flat.push(address, frontend.port, PROTOCOL_NUMBER[frontend.protocol], SCOPE_INTERNAL, pool, FrontendKindCode[frontend.kind]);
-    pools |= 1 << pool;
-  };
-  let implicit = 0;
-  for (const frontend of spec.frontends) {
-    if (frontend.address === undefined) implicit++;
-    else add(frontend, frontend.address);
-  }
-  if (implicit > 0) {
-    for (const frontend of spec.frontends) {
-      if (frontend.address === undefined) for (const address of addressesOf(frontend, node)) add(frontend, address);
+export function expandFrontends({ frontends }: Spec, node: Node | undefined): Key[] {
+  const keys: Key[] = [];
+  for (const frontend of frontends) if (frontend.address !== undefined) keys.push({ address: frontend.address, frontend });
+  if (keys.length === frontends.length || node === undefined) return keys;
+  for (const frontend of frontends) {
+    if (frontend.address !== undefined) continue;
+    for (const address of frontend.kind === 'nodePort' ? node.nodePortAddresses : node.hostAddresses) {
+      const { port, protocol } = frontend;
+      const isThere = keys.some((key) => key.address === address && key.frontend.port === port && key.frontend.protocol === protocol);
+      if (!isThere) keys.push({ address, frontend });
     }
   }
-  return { names, flat, pools };
+  return keys;
+}
+
+/** How the index of frontends and people name a key. */
+export function keyName({ address, frontend }: Key): string {
+  return `${address} ${frontend.port} ${frontend.protocol}`;
+}
+
+/**
+ * Sockets are inside, and what is inside reaches all backends at node ports and external addresses whatever the external policy: only cluster
+ * addresses have a pool of their own.
+ */
+function poolOf(frontend: Frontend, spec: Spec): number {
+  return frontend.kind === 'cluster' && spec.internalTrafficPolicy === 'Local' ? INTERNAL : CLUSTER;
+}
+
+function compileFrontends(spec: Spec, keys: readonly Key[]): FlatFrontends {
+  const flat: FlatFrontends = [];
+  for (const { address, frontend } of keys) {
+    const { kind, port, protocol } = frontend;
+    flat.push(address, port, PROTOCOL_NUMBER[protocol], SCOPE_INTERNAL, poolOf(frontend, spec), FrontendKindCode[kind]);
+  }
+  return flat;
+}
+
+/** Bit p: a frontend uses pool p. */
+function usedPools(spec: Spec, keys: readonly Key[]): number {
+  let pools = 0;
+  for (const { frontend } of keys) pools |= 1 << poolOf(frontend, spec);
+  return pools;
 }
 
 /** The backends as the addon takes them. */
-export function compileBackends(spec: Spec, keys: FrontendKeys, node: Node | undefined): FlatBackends {
-  const simple = spec.topology === 'any' && keys.pools === 1 << CLUSTER;
+function compileBackends(spec: Spec, pools: number, node: Node | undefined): FlatBackends {
+  if (spec.topology !== 'any' || pools !== 1 << CLUSTER) return compileFlags(spec, pools, node);
+  const flags = BackendFlag.existing | BackendFlag.pool0;
   const flat: FlatBackends = [];
-  if (simple) {
-    const flags = BackendFlag.existing | BackendFlag.pool0;
-    for (const backend of spec.backends) {
-      if (!isPlain(backend)) return compileFlags(spec, keys, node);
-      flat.push(backend.address, backend.port, backend.weight, flags);
-    }
-    return flat;
+  for (const backend of spec.backends) {
+    if (!isPlain(backend)) return compileFlags(spec, pools, node);
+    flat.push(backend.address, backend.port, backend.weight, flags);
   }
-  return compileFlags(spec, keys, node);
+  return flat;
 }
 
-function isPlain(backend: Backend): boolean {
-  return backend.state === 'active' && backend.weight > 0 && backend.forZones === undefined && backend.forNodes === undefined;
+/** Neither state nor hints make its use depend on others. */
+function isPlain({ state, weight, place }: Backend): boolean {
+  return state === 'active' && weight > 0 && (place === undefined || (place.forZones === undefined && place.forNodes === undefined));
 }
 
-function compileFlags(spec: Spec, keys: FrontendKeys, node: Node | undefined): FlatBackends {
+const NOBODY: Candidates = { backends: [], allOut: false };
+
+function compileFlags(spec: Spec, pools: number, node: Node | undefined): FlatBackends {
   const flags = new Map<Backend, number>();
   for (const family of [4, 6] as const) {
-    const cluster = usesPool(keys, CLUSTER) ? clusterCandidates(spec, family, node) : NOBODY;
-    const local = usesPool(keys, INTERNAL) ? localCandidates(spec, family, node) : NOBODY;
+    const cluster = (pools & (1 << CLUSTER)) === 0 ? NOBODY : clusterCandidates(spec, family, node);
+    const local = (pools & (1 << INTERNAL)) === 0 ? NOBODY : localCandidates(spec, family, node);
     for (const backend of spec.backends) {
-      if (backend.family !== family) continue;
-      const standsIn = cluster.allOut || (local.allOut && backend.node === node?.name);
+      if (familyOf(backend.address) !== family) continue;
+      const standsIn = cluster.allOut || (local.allOut && backend.place?.node === node?.name);
       if (keepsFlows(backend, standsIn)) flags.set(backend, BackendFlag.existing);
     }
     for (const backend of cluster.backends) flags.set(backend, (flags.get(backend) ?? 0) | BackendFlag.pool0);
@@ -112,27 +116,22 @@ function compileFlags(spec: Spec, keys: FrontendKeys, node: Node | undefined): F
   return flat;
 }
 
-const NOBODY: Candidates = { backends: [], allOut: false };
-
-function usesPool(keys: FrontendKeys, pool: number): boolean {
-  return (keys.pools & (1 << pool)) !== 0;
+function keepsFlows({ state }: Backend, standsIn: boolean): boolean {
+  return state === 'active' || state === 'terminating' || (state === 'quarantined' && standsIn);
 }
 
-function keepsFlows(backend: Backend, standsIn: boolean): boolean {
-  return backend.state === 'active' || backend.state === 'terminating' || (backend.state === 'quarantined' && standsIn);
-}
-
-/** The service as the addon takes it. `head`: the record up to the backends. */
-export function compile(spec: Spec, owner: string, head: string, keys: FrontendKeys, node: Node | undefined): PutService {
+/** The service as the addon takes it. `head`: its record up to the backends. */
+export function compile(spec: Spec, owner: string, head: string, keys: readonly Key[], node: Node | undefined): PutService {
+  const pools = usedPools(spec, keys);
   return {
     name: spec.name,
     owner,
-    record: head + backendsJson(spec.backends),
+    record: makeRecord(head, spec.backends),
     algorithm: AlgorithmCode[spec.algorithm],
     affinity: spec.affinity,
     drop: spec.onNoBackends === 'drop',
-    localPools: keys.pools & (1 << INTERNAL),
-    frontends: keys.flat,
-    backends: compileBackends(spec, keys, node),
+    localPools: pools & (1 << INTERNAL),
+    frontends: compileFrontends(spec, keys),
+    backends: compileBackends(spec, pools, node),
   };
 }

@@ -7,7 +7,7 @@ import { reasons } from './reasons.js';
 import type { Spec } from './spec.js';
 import { endpointText, reasonName } from './statistics.js';
 import type { Decision, Endpoint, FrontendKind, FrontendSpec, PacketDescription, Protocol, Verdict } from './types.js';
-import { checkAddress, checkChoice, checkObject, checkPath, checkPort, isObject, Place } from './validate.js';
+import { checkAddress, checkChoice, checkObject, checkPath, checkPort, Place } from './validate.js';
 
 const VERDICTS: readonly Verdict[] = ['forward', 'pass', 'reject', 'drop'];
 const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];

@@ -38,7 +38,7 @@ import type {
   Status,
   VerifyReport,
 } from './types.js';
-import { checkBoolean, checkName, checkOptions, Place } from './validate.js';
+import { checkBoolean, checkOptions, Place } from './validate.js';
 
 /** An apply of fewer services is committed at once: cheaper than waking a worker thread. */
 const FEW_CHANGES = 64;

@@ -1,5 +1,6 @@
-import type { FrontendKeys } from './compile.js';
+import { expandFrontends, keyName } from './compile.js';
 import type { Node } from './node-config.js';
+import { makeRecord, recordHead } from './record.js';
 import { type Spec, toNormalForm } from './spec.js';
 import type { NormalizedServiceSpec, Service } from './types.js';
 
@@ -7,29 +8,52 @@ import type { NormalizedServiceSpec, Service } from './types.js';
 export class Entry {
   alive = true;
   /** The object that users hold. */
-  handle: Service | undefined;
+  handle: Service | undefined = undefined;
   /** The last apply that named it. */
   mark = 0;
-  #normalForm: NormalizedServiceSpec | undefined;
+  #spec: Spec;
+  #head: string | undefined = undefined;
+  #normalForm: NormalizedServiceSpec | undefined = undefined;
 
   constructor(
-    readonly name: string,
+    spec: Spec,
     readonly owner: string,
-    public spec: Spec,
-    public keys: FrontendKeys,
-    /** See record.ts. */
-    public head: string,
-  ) {}
+  ) {
+    this.#spec = spec;
+  }
+
+  get name(): string {
+    return this.#spec.name;
+  }
+
+  get spec(): Spec {
+    return this.#spec;
+  }
+
+  set spec(spec: Spec) {
+    this.#spec = spec;
+    this.#head = undefined;
+    this.#normalForm = undefined;
+  }
+
+  /** See record.ts. */
+  get head(): string {
+    this.#head ??= recordHead(this.#spec);
+    return this.#head;
+  }
+
+  get record(): string {
+    return makeRecord(this.head, this.#spec.backends);
+  }
 
   get normalForm(): NormalizedServiceSpec {
-    this.#normalForm ??= toNormalForm(this.spec);
+    this.#normalForm ??= toNormalForm(this.#spec);
     return this.#normalForm;
   }
 
-  replace(spec: Spec, keys: FrontendKeys, head: string): void {
-    this.spec = spec;
-    this.keys = keys;
-    this.head = head;
+  /** A new spec that differs in backends alone: the head stays. */
+  setBackendsOf(spec: Spec): void {
+    this.#spec = spec;
     this.#normalForm = undefined;
   }
 }
@@ -39,7 +63,7 @@ export class Model {
   readonly services = new Map<string, Entry>();
   /** By keyName. */
   readonly frontends = new Map<string, Entry>();
-  node: Node | undefined;
+  node: Node | undefined = undefined;
 
   add(entry: Entry): void {
     this.services.set(entry.name, entry);
@@ -52,11 +76,16 @@ export class Model {
     this.release(entry);
   }
 
+  /** Enters the frontends that follow from the spec and the node of now. */
   hold(entry: Entry): void {
-    for (const name of entry.keys.names) this.frontends.set(name, entry);
+    for (const key of expandFrontends(entry.spec, this.node)) this.frontends.set(keyName(key), entry);
   }
 
+  /** To be called before spec or node are changed. */
   release(entry: Entry): void {
-    for (const name of entry.keys.names) if (this.frontends.get(name) === entry) this.frontends.delete(name);
+    for (const key of expandFrontends(entry.spec, this.node)) {
+      const name = keyName(key);
+      if (this.frontends.get(name) === entry) this.frontends.delete(name);
+    }
   }
 }

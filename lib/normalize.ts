@@ -1,5 +1,5 @@
 import { canonicalAddress, isLoopback } from './addresses.js';
-import { type Backend, DEFAULTS, type Frontend, makeBackend, type Spec, toPublic } from './spec.js';
+import { type Backend, type BackendPlace, DEFAULTS, type Frontend, type Spec, toPublic } from './spec.js';
 import type { Algorithm, BackendState, FrontendKind, Protocol, Topology, TrafficPolicy } from './types.js';
 import {
   checkAddress,
@@ -52,32 +52,16 @@ function normalizeNames(place: Place, path: string, value: unknown): readonly st
   return names.length === 0 ? undefined : names;
 }
 
-function setBackendField(place: Place, backend: Writable<Backend>, i: number, key: string, value: unknown): void {
-  switch (key) {
-    case 'address':
-    case 'port':
-      break;
-    case 'weight':
-      backend.weight = checkInteger(place, `backends[${i}].weight`, value, 0, 65535);
-      break;
-    case 'state':
-      backend.state = checkChoice(place, `backends[${i}].state`, value, STATES);
-      break;
-    case 'node':
-      backend.node = checkName(place, `backends[${i}].node`, value);
-      break;
-    case 'zone':
-      backend.zone = checkName(place, `backends[${i}].zone`, value);
-      break;
-    case 'forZones':
-      backend.forZones = normalizeNames(place, `backends[${i}].forZones`, value);
-      break;
-    case 'forNodes':
-      backend.forNodes = normalizeNames(place, `backends[${i}].forNodes`, value);
-      break;
-    default:
-      throw place.unknownKey(`backends[${i}].${key}`, BACKEND_KEYS);
-  }
+function normalizePlace(place: Place, i: number, value: Record<string, unknown>): BackendPlace | undefined {
+  const { node, zone, forZones, forNodes } = value;
+  const at = {
+    node: node === undefined ? undefined : checkName(place, `backends[${i}].node`, node),
+    zone: zone === undefined ? undefined : checkName(place, `backends[${i}].zone`, zone),
+    forZones: forZones === undefined ? undefined : normalizeNames(place, `backends[${i}].forZones`, forZones),
+    forNodes: forNodes === undefined ? undefined : normalizeNames(place, `backends[${i}].forNodes`, forNodes),
+  };
+  const isSomewhere = at.node !== undefined || at.zone !== undefined || at.forZones !== undefined || at.forNodes !== undefined;
+  return isSomewhere ? at : undefined;
 }
 
 function normalizeBackend(place: Place, value: unknown, i: number): Backend {
@@ -88,13 +72,33 @@ function normalizeBackend(place: Place, value: unknown, i: number): Backend {
   if (typeof address !== 'string') throw notAnAddress(place, `backends[${i}].address`, value['address']);
   const port = value['port'];
   if (!isPort(port)) throw notAPort(place, `backends[${i}].port`, port);
-  const backend: Writable<Backend> = makeBackend(address, port);
+  let weight: number = DEFAULTS.weight;
+  let state: BackendState = DEFAULTS.state;
+  let isPlaced = false;
   for (const key in value) {
-    if (key === 'address' || key === 'port') continue;
     const field = value[key];
-    if (field !== undefined) setBackendField(place, backend, i, key, field);
+    if (field === undefined) continue;
+    switch (key) {
+      case 'address':
+      case 'port':
+        break;
+      case 'weight':
+        weight = checkInteger(place, `backends[${i}].weight`, field, 0, 65535);
+        break;
+      case 'state':
+        state = checkChoice(place, `backends[${i}].state`, field, STATES);
+        break;
+      case 'node':
+      case 'zone':
+      case 'forZones':
+      case 'forNodes':
+        isPlaced = true;
+        break;
+      default:
+        throw place.unknownKey(`backends[${i}].${key}`, BACKEND_KEYS);
+    }
   }
-  return backend;
+  return { address, port, weight, state, place: isPlaced ? normalizePlace(place, i, value) : undefined };
 }
 
 /** Checks the backends of a service, also those given to setBackends. */

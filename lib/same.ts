@@ -1,4 +1,4 @@
-import { type Backend, DEFAULTS, type Frontend, type Spec } from './spec.js';
+import { type Backend, type BackendPlace, DEFAULTS, type Frontend, type Spec } from './spec.js';
 import type { ServiceSpec } from './types.js';
 
 /*
@@ -16,48 +16,50 @@ function sameBackend(stored: Backend, given: unknown): boolean {
   if (typeof given !== 'object' || given === null) return false;
   const value = given as Record<string, unknown>;
   if (value['port'] !== stored.port || value['address'] !== stored.address) return false;
+  const { place } = stored;
   // Fields that differ from their defaults must be among those given.
-  let missing = 0;
+  let missing = place === undefined ? 0 : placeFields(place);
   if (stored.weight !== DEFAULTS.weight) missing++;
   if (stored.state !== DEFAULTS.state) missing++;
-  if (stored.node !== undefined) missing++;
-  if (stored.zone !== undefined) missing++;
-  if (stored.forZones !== undefined) missing++;
-  if (stored.forNodes !== undefined) missing++;
   for (const key in value) {
-    if (key === 'address' || key === 'port') continue;
     const field = value[key];
     if (field === undefined) continue;
     switch (key) {
+      case 'address':
+      case 'port':
+        continue;
       case 'weight':
         if (field !== stored.weight) return false;
         if (field !== DEFAULTS.weight) missing--;
-        break;
+        continue;
       case 'state':
         if (field !== stored.state) return false;
         if (field !== DEFAULTS.state) missing--;
-        break;
+        continue;
       case 'node':
-        if (field !== stored.node) return false;
-        missing--;
-        break;
       case 'zone':
-        if (field !== stored.zone) return false;
+        if (place === undefined || field !== place[key]) return false;
         missing--;
-        break;
+        continue;
       case 'forZones':
-        if (!sameNames(stored.forZones, field)) return false;
-        missing--;
-        break;
       case 'forNodes':
-        if (!sameNames(stored.forNodes, field)) return false;
+        if (!sameNames(place?.[key], field)) return false;
         missing--;
-        break;
+        continue;
       default:
         return false;
     }
   }
   return missing === 0;
+}
+
+function placeFields(place: BackendPlace): number {
+  let count = 0;
+  if (place.node !== undefined) count++;
+  if (place.zone !== undefined) count++;
+  if (place.forZones !== undefined) count++;
+  if (place.forNodes !== undefined) count++;
+  return count;
 }
 
 /** Whether `given`, unchecked, is `stored`. */

@@ -1,9 +1,8 @@
-import { compileFrontends } from './compile.js';
 import { failure } from './errors.js';
 import { Entry, type Model } from './model.js';
 import type { NativeBalancer } from './native/binding.js';
 import { type Node, normalizeNode } from './node-config.js';
-import { backendsJson, readRecord, recordHead } from './record.js';
+import { readRecord } from './record.js';
 import type { Spec } from './spec.js';
 import { isObject, Place } from './validate.js';
 
@@ -28,26 +27,18 @@ export function loadSnapshot(model: Model, snapshot: Snapshot): Settings {
     const known = model.services.get(name);
     const entry = known?.owner === owner ? known : undefined;
     if (entry !== undefined) gone.delete(entry);
-    if (entry === undefined || recordOf(entry) !== record) news.push({ entry, owner, spec: readService(name, record) });
+    if (entry === undefined || entry.record !== record) news.push({ entry, owner, spec: readService(name, record) });
   }
-  model.node = node;
   for (const entry of gone) model.delete(entry);
-  for (const { entry } of news) if (entry !== undefined) model.release(entry);
+  // With another node all frontends may be elsewhere.
+  for (const entry of model.services.values()) model.release(entry);
+  model.node = node;
   for (const { entry, owner, spec } of news) {
-    const keys = compileFrontends(spec, node);
-    if (entry === undefined) {
-      model.add(new Entry(spec.name, owner, spec, keys, recordHead(spec)));
-    } else {
-      entry.replace(spec, keys, recordHead(spec));
-      model.hold(entry);
-    }
+    if (entry === undefined) model.services.set(spec.name, new Entry(spec, owner));
+    else entry.spec = spec;
   }
+  for (const entry of model.services.values()) model.hold(entry);
   return settings;
-}
-
-/** The whole record of a service, as it is kept in the log. */
-export function recordOf(entry: Entry): string {
-  return entry.head + backendsJson(entry.spec.backends);
 }
 
 function readNode(value: unknown): Node {

@@ -1,4 +1,3 @@
-import { type Family, familyOf } from './addresses.js';
 import type {
   Algorithm,
   BackendSpec,
@@ -27,9 +26,13 @@ export interface Frontend {
 export interface Backend {
   readonly address: string;
   readonly port: number;
-  readonly family: Family;
   readonly weight: number;
   readonly state: BackendState;
+  /** Apart, as most have none and there are hundreds of thousands of backends. */
+  readonly place: BackendPlace | undefined;
+}
+
+export interface BackendPlace {
   readonly node: string | undefined;
   readonly zone: string | undefined;
   readonly forZones: readonly string[] | undefined;
@@ -66,20 +69,6 @@ export const DEFAULTS = {
   onBackendRemoved: 'keep',
 } as const;
 
-export function makeBackend(address: string, port: number): Backend {
-  return {
-    address,
-    port,
-    family: familyOf(address),
-    weight: DEFAULTS.weight,
-    state: DEFAULTS.state,
-    node: undefined,
-    zone: undefined,
-    forZones: undefined,
-    forNodes: undefined,
-  };
-}
-
 /** The same service with other backends. */
 export function withBackends(spec: Spec, backends: readonly Backend[]): Spec {
   return {
@@ -104,10 +93,12 @@ function publicFrontend(frontend: Frontend): FrontendSpec {
 
 function publicBackend(backend: Backend): BackendSpec {
   const result: BackendSpec = { address: backend.address, port: backend.port, weight: backend.weight, state: backend.state };
-  if (backend.node !== undefined) result.node = backend.node;
-  if (backend.zone !== undefined) result.zone = backend.zone;
-  if (backend.forZones !== undefined) result.forZones = [...backend.forZones];
-  if (backend.forNodes !== undefined) result.forNodes = [...backend.forNodes];
+  if (backend.place === undefined) return result;
+  const { node, zone, forZones, forNodes } = backend.place;
+  if (node !== undefined) result.node = node;
+  if (zone !== undefined) result.zone = zone;
+  if (forZones !== undefined) result.forZones = [...forZones];
+  if (forNodes !== undefined) result.forNodes = [...forNodes];
   return result;
 }
 

@@ -1,5 +1,5 @@
 import { addStateChanges, Changes } from './changes.js';
-import { compile, dependsOnNode } from './compile.js';
+import { compile, dependsOnNode, expandFrontends } from './compile.js';
 import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { type Entry, Model } from './model.js';
 import type { CommitInput, NativeBalancer } from './native/binding.js';
@@ -129,7 +129,10 @@ export class Store {
   /** The most frequent change: other backends. Frontends stay, so there is nothing to compare with other services. */
   commitBackends(operation: string, entry: Entry, backends: readonly Backend[]): void {
     const spec = withBackends(entry.spec, backends);
-    const input: CommitInput = { put: [compile(spec, entry.owner, entry.head, entry.keys, this.model.node)], remove: [] };
+    const input: CommitInput = {
+      put: [compile(spec, entry.owner, entry.head, expandFrontends(spec, this.model.node), this.model.node)],
+      remove: [],
+    };
     try {
       this.#native.commit(input);
     } catch (thrown) {
@@ -137,7 +140,7 @@ export class Store {
     }
     const events: BackendChange[] = [];
     if (this.#events.isWatched()) addStateChanges(events, entry, backends, operation);
-    entry.replace(spec, entry.keys, entry.head);
+    entry.setBackendsOf(spec);
     this.#announce(events);
   }
 

@@ -1,4 +1,4 @@
-import type { Family } from './addresses.js';
+import { type Family, familyOf } from './addresses.js';
 import type { Node } from './node-config.js';
 import type { Backend, Spec } from './spec.js';
 import type { Topology } from './types.js';
@@ -24,7 +24,7 @@ function orTerminating(active: Candidates, backends: readonly Backend[]): Candid
 
 /** Candidates of the cluster pool in one family: hints and preferences narrow the active ones, as in kube-proxy, never the terminating. */
 export function clusterCandidates(spec: Spec, family: Family, node: Node | undefined): Candidates {
-  const backends = spec.backends.filter((backend) => backend.family === family);
+  const backends = spec.backends.filter((backend) => familyOf(backend.address) === family);
   const active = chooseActive(backends);
   const near = byHints(active.backends, node) ?? byPlace(active.backends, spec.topology, node) ?? active.backends;
   return orTerminating({ backends: near, allOut: active.allOut }, backends);
@@ -32,7 +32,9 @@ export function clusterCandidates(spec: Spec, family: Family, node: Node | undef
 
 /** Candidates among the backends of this node: of none, when it is not known which node this is. */
 export function localCandidates(spec: Spec, family: Family, node: Node | undefined): Candidates {
-  const backends = spec.backends.filter((backend) => backend.family === family && node !== undefined && backend.node === node.name);
+  const backends = spec.backends.filter(
+    (backend) => familyOf(backend.address) === family && node !== undefined && backend.place?.node === node.name,
+  );
   return orTerminating(chooseActive(backends), backends);
 }
 
@@ -42,24 +44,24 @@ export function localCandidates(spec: Spec, family: Family, node: Node | undefin
  */
 function byHints(candidates: readonly Backend[], node: Node | undefined): readonly Backend[] | undefined {
   if (node === undefined || candidates.length === 0) return undefined;
-  if (candidates.every((backend) => backend.forNodes !== undefined)) {
-    const mine = candidates.filter((backend) => backend.forNodes!.includes(node.name));
+  if (candidates.every((backend) => backend.place?.forNodes !== undefined)) {
+    const mine = candidates.filter((backend) => backend.place!.forNodes!.includes(node.name));
     if (mine.length > 0) return mine;
   }
   const { zone } = node;
-  if (zone === undefined || !candidates.every((backend) => backend.forZones !== undefined)) return undefined;
-  return nonEmpty(candidates.filter((backend) => backend.forZones!.includes(zone)));
+  if (zone === undefined || !candidates.every((backend) => backend.place?.forZones !== undefined)) return undefined;
+  return nonEmpty(candidates.filter((backend) => backend.place!.forZones!.includes(zone)));
 }
 
 /** What the service prefers, where nobody gave hints: this node, else this zone, else anywhere. */
 function byPlace(candidates: readonly Backend[], topology: Topology, node: Node | undefined): readonly Backend[] | undefined {
   if (topology === 'any' || node === undefined) return undefined;
   if (topology === 'prefer-same-node') {
-    const here = nonEmpty(candidates.filter((backend) => backend.node === node.name));
+    const here = nonEmpty(candidates.filter((backend) => backend.place?.node === node.name));
     if (here !== undefined) return here;
   }
   const { zone } = node;
-  return zone === undefined ? undefined : nonEmpty(candidates.filter((backend) => backend.zone === zone));
+  return zone === undefined ? undefined : nonEmpty(candidates.filter((backend) => backend.place?.zone === zone));
 }
 
 function nonEmpty<T>(list: readonly T[]): readonly T[] | undefined {

@@ -72,11 +72,12 @@ struct sock_common {
 };
 
 struct bpf_local_storage;
+struct socket;
 
 struct sock {
 	struct sock_common __sk_common;
 	__u8 sk_kern_sock : 1;
-	__u16 sk_protocol;
+	struct socket *sk_socket;
 	struct bpf_local_storage *sk_bpf_storage;
 };
 

@@ -190,10 +190,13 @@ LB_INLINE void lb_memory_clear(struct bpf_sock_addr *ctx, const struct lb_flow *
 }
 
 /* The attachment does not cover the socket's namespace; if it once did, what it left must not look like another's. */
-static __noinline void lb_memory_disown(struct bpf_sock_addr *ctx)
+static __noinline void lb_memory_disown(struct bpf_sock_addr *ctx, __u32 protocol, __u32 family)
 {
 	struct lb_socket *socket = lb_socket_seen(ctx);
+	__u64 cookie = protocol == LB_IPPROTO_TCP ? lb_context_cookie_seen(ctx) : 0;
 
+	if (cookie && lb_peer_attachment(ctx, family, cookie) == (int)lb_attachment)
+		lb_peer_clear(ctx, family, cookie);
 	if (!socket)
 		return;
 	if (socket->record.attachment == lb_attachment)

@@ -30,10 +30,13 @@ LB_INLINE __u32 lb_record_stale(const struct lb_record *r)
 	return 0;
 }
 
-/* Is the socket connected to the record's backend? A record of a connect that failed, or of an earlier one, says nothing. */
+/*
+ * Is the socket connected to the record's backend? A record of a connect that failed, or of an earlier one, says nothing. A
+ * closed one that only waits to be freed has no struct socket.
+ */
 LB_INLINE bool lb_record_is_peers(const struct lb_record *r, const struct sock *sk)
 {
-	if (sk->__sk_common.skc_dport != r->backend_port)
+	if (!sk->sk_socket || sk->__sk_common.skc_dport != r->backend_port)
 		return false;
 	if (r->family == LB_IPV4)
 		return sk->__sk_common.skc_daddr == r->backend[0];

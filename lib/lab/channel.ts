@@ -22,10 +22,13 @@ export class Channel<R extends Requests> {
   #nextId = 0;
   #ended = false;
 
-  /** `place`: in the lab; omitted: outside of it, in a terminal session of its own. */
-  constructor(script: string, place?: Place) {
+  /**
+   * @param lab its name, for people who look at the list of processes
+   * @param place in the lab; omitted: outside of it, in a terminal session of its own
+   */
+  constructor(script: string, lab: string, place?: Place) {
     this.#name = script;
-    const command = [process.execPath, findScript(script)] as const;
+    const command = [process.execPath, findScript(script), lab] as const;
     const options = { stdio: ['ignore', 'ignore', 'ignore', 'ipc'], env: scriptEnvironment(), detached: true } satisfies Parameters<
       typeof spawn
     >[2];

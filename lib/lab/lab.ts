@@ -1,6 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { isIP } from 'node:net';
+import path from 'node:path';
 import { failure, LoadBalancerError, unsupported } from '../errors.js';
 import { removeAtExit } from './at-exit.js';
 import { removeCgroup } from './cgroup.js';
@@ -62,10 +63,10 @@ export class Lab {
     if (process.platform !== 'linux')
       throw unsupported(operation, undefined, 'linux', `labs are made of Linux namespaces, this is ${process.platform}`);
     const plan = planLab(options);
-    const helper = new Channel<HelperRequests>('helper');
+    const cgroup = `ebpf-lb-lab-${process.pid}-${randomBytes(4).toString('hex')}`;
+    const helper = new Channel<HelperRequests>('helper', cgroup);
     const keepAtExit = removeAtExit(helper.child);
     try {
-      const cgroup = `ebpf-lb-lab-${process.pid}-${randomBytes(4).toString('hex')}`;
       const created = await helper.request('create', { cgroup, plan }, operation);
       for (const warning of created.warnings) process.emitWarning(warning, { type: 'LabWarning' });
       return new Lab(plan, helper, created, keepAtExit);
@@ -78,9 +79,9 @@ export class Lab {
 
   /** Path of a namespace, for `netns` options, setns and nsenter, in any process. Valid until the lab is closed. */
   netns(namespace: string): string {
-    const path = namespace === switchNamespace ? undefined : this.#paths[namespace];
-    if (path === undefined) throw this.#unknown('netns', namespace);
-    return path;
+    const place = namespace === switchNamespace ? undefined : this.#paths[namespace];
+    if (place === undefined) throw this.#unknown('netns', namespace);
+    return place;
   }
 
   /** The first address of the namespace that is of this family. */
@@ -176,7 +177,7 @@ export class Lab {
   #host(operation: string, namespace: string): Channel<ServerRequests> {
     const known = this.#hosts.get(namespace);
     if (known?.isOpen) return known;
-    const host = new Channel<ServerRequests>('server', this.#place(operation, namespace));
+    const host = new Channel<ServerRequests>('server', path.basename(this.cgroup), this.#place(operation, namespace));
     this.#hosts.set(namespace, host);
     return host;
   }

@@ -281,7 +281,7 @@ void fixture_enter(int cgroup)
 	close(fd);
 }
 
-int fixture_attach_empty(struct fixture *f, int *links)
+int fixture_attach_empty(struct fixture *f, int cgroup, int *links)
 {
 	struct bpf_insn go_on[] = {
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 1 },
@@ -297,7 +297,7 @@ int fixture_attach_empty(struct fixture *f, int *links)
 
 		if (fd < 0)
 			die("load empty");
-		links[n] = bpf_link_create(fd, f->cgroup[0], type, NULL);
+		links[n] = bpf_link_create(fd, f->cgroup[cgroup], type, NULL);
 		if (links[n++] < 0)
 			die("attach empty");
 		close(fd);

@@ -64,8 +64,8 @@ int fixture_map(const struct fixture *f, const char *name);
 
 /* Which cgroup this process makes its sockets in: -1 outside, 0, or 1 inside 0. */
 void fixture_enter(int cgroup);
-/* Attaches programs that do nothing to the first cgroup's hooks, as a floor: file descriptors of links. Returns how many. */
-int fixture_attach_empty(struct fixture *f, int *links);
+/* Attaches programs that do nothing, as a floor: file descriptors of links. Returns how many. */
+int fixture_attach_empty(struct fixture *f, int cgroup, int *links);
 
 struct service service_add(struct fixture *f, struct endpoint at, int protocol, const struct endpoint *backends, int count,
 			   struct service_options options);

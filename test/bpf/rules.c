@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Checks the rules of the data path with real sockets:  rules OBJECTS [VARIANT]
- * OBJECTS is the directory with decide_current.bpf.o and so on; VARIANT is newest, plain (no cast, errors by name), or legacy.
+ * OBJECTS is the directory with decide_current.bpf.o and so on; without VARIANT, all that this kernel should take.
  */
 #define _GNU_SOURCE
 #include "rules.h"
@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 int failures;
@@ -21,6 +22,7 @@ static const struct variant variants[] = {
 	{ .name = "plain", .retval = true },
 	{ .name = "full-sets", .retval = true, .peer_mask = 1 },
 	{ .name = "legacy", .legacy = true },
+	{ .name = "legacy-full-sets", .legacy = true, .peer_mask = 1 },
 };
 
 /* ---- sockets --------------------------------------------------------------------------------------------------------- */
@@ -177,6 +179,27 @@ struct lb_record record_of(struct world *w, int fd)
 	return record;
 }
 
+/* getsockopt tells it from 5.14 on; an affinity's client is the same number. */
+uint64_t namespace_cookie(struct world *w)
+{
+	struct endpoint vip = at4("10.96.250.1", 80);
+	static uint32_t slots_seen;
+	struct lb_affinity_key key, *last = NULL;
+	struct service s;
+	int fd;
+
+	vip.address[0] += htonl(slots_seen++ % 200);
+	s = service_add(&w->f, vip, IPPROTO_UDP, w->backend4, 1, (struct service_options){ .affinity = 10 });
+	fd = open_connected(AF_INET, SOCK_DGRAM, vip);
+	close(fd);
+	for (struct lb_affinity_key next; !bpf_map_get_next_key(fixture_map(&w->f, "lb_affinities"), last, &next); last = &key) {
+		key = next;
+		if (key.service == s.service)
+			return key.client[0];
+	}
+	die("no cookie");
+}
+
 static int open_server(struct endpoint *at, int type)
 {
 	int fd = socket(at->family == LB_IPV4 ? AF_INET : AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -241,6 +264,21 @@ static void run(const char *objects, const struct variant *variant)
 	world_close(&w);
 }
 
+/* Kernels from which on the variant is promised to load. */
+static bool supported(const struct variant *v)
+{
+	int major, minor, version;
+	struct utsname name;
+
+	uname(&name);
+	sscanf(name.release, "%d.%d", &major, &minor);
+	version = major * 100 + minor;
+	if (v->cast ? version >= 612 : v->retval ? version >= 601 : v->legacy || version >= 512)
+		return true;
+	printf("%s\n  skipped: not for kernel %s\n", v->name, name.release);
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2 || unshare(CLONE_NEWNET))
@@ -248,7 +286,7 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
 	for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
-		bool wanted = argc == 2;
+		bool wanted = argc == 2 && supported(&variants[i]);
 
 		for (int a = 2; a < argc; a++)
 			wanted |= !strcmp(argv[a], variants[i].name);

@@ -48,6 +48,7 @@ int accept_any(const int *listeners);
 /* Ways in use in both arrays of peers. */
 int ways_in_use(struct world *w);
 int refusal(struct world *w, int with_retval);
+uint64_t namespace_cookie(struct world *w);
 struct lb_record record_of(struct world *w, int fd);
 
 void rules_connect(struct world *w);

@@ -7,10 +7,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
-
 /* The backend that a socket's record names. */
 static uint32_t chosen(struct world *w, int fd)
 {
@@ -79,8 +75,7 @@ static void algorithms(struct world *w)
 		differ += other != first;
 	}
 	CHECK(differ > 2, "other sockets all get the same one");
-	if (cookie_of(fd, SO_NETNS_COOKIE))
-		CHECK(decide(w, maglev, cookie_of(fd, SO_NETNS_COOKIE), cookie_of(fd, SO_COOKIE)).backend == first, "explain differs");
+	CHECK(decide(w, maglev, namespace_cookie(w), cookie_of(fd, SO_COOKIE)).backend == first, "explain differs");
 	close(fd);
 
 	rule = "source hash: one namespace, one backend";
@@ -89,8 +84,7 @@ static void algorithms(struct world *w)
 	first = chosen(w, fd);
 	for (int i = 0; i < 20; i++)
 		CHECK(choose(w, source) == first, "another backend");
-	if (cookie_of(fd, SO_NETNS_COOKIE))
-		CHECK(decide(w, source, cookie_of(fd, SO_NETNS_COOKIE), 0).backend == first, "explain differs");
+	CHECK(decide(w, source, namespace_cookie(w), 0).backend == first, "explain differs");
 	close(fd);
 }
 

@@ -1,19 +1,18 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { endpoint, Fixture, families } from '../support/fixture.js';
 
 let f: Fixture;
 beforeAll(async () => {
   f = await Fixture.create();
 });
+afterEach(() => f.reset());
 afterAll(() => f?.close());
 
 describe.each(families)('$name', ({ family, vip, other }) => {
   test('[1.2] a TCP connection to a service address reaches a backend and sees the service address', async () => {
     const server = await f.serveHttp(8080, 'one', family);
-    const service = f.lb.addService({ name: 'tcp', address: vip, port: 80, backends: [endpoint(server)] });
+    f.lb.addService({ name: 'tcp', address: vip, port: 80, backends: [endpoint(server)] });
     expect(await f.client.tcp(vip, 80)).toEqual({ peer: { address: vip, port: 80 }, body: 'one' });
-    service.remove();
-    await server.stop();
   });
 
   test('[1.2] an address that is no service is left alone', async () => {
@@ -21,8 +20,6 @@ describe.each(families)('$name', ({ family, vip, other }) => {
     f.lb.addService({ name: 'elsewhere', address: vip, port: 80, backends: [endpoint(server)] });
     expect(await f.client.tcp(server.address, 8080)).toEqual({ peer: { address: server.address, port: 8080 }, body: 'direct' });
     expect((await f.client.tcp(vip, 81)).error).toMatch(/ENETUNREACH|EHOSTUNREACH/);
-    f.lb.removeService('elsewhere');
-    await server.stop();
   });
 
   test('[1.2] with no backends connect fails with ECONNREFUSED, with onNoBackends drop with EHOSTUNREACH', async () => {
@@ -43,7 +40,6 @@ describe.each(families)('$name', ({ family, vip, other }) => {
     f.lb.removeService('held');
     await f.lb.settled();
     expect(await f.client.ask('drop', { socket: held.socket })).toEqual({});
-    await server.stop();
   });
 
   test('[1.2] a frontend moves between services within one apply', async () => {
@@ -60,8 +56,6 @@ describe.each(families)('$name', ({ family, vip, other }) => {
     expect((await f.client.tcp(vip, 80)).body).toBe('b');
     expect((await f.client.tcp(other, 80)).body).toBe('a');
     await f.lb.apply([]);
-    await a.stop();
-    await b.stop();
     const report = await f.lb.verify();
     expect(report).toMatchObject({ ok: true, problems: [] });
   });
@@ -71,8 +65,6 @@ test('[1.2] an IPv4-mapped IPv6 socket is balanced as IPv4 and sees the service 
   const server = await f.serveHttp(8080, 'mapped');
   f.lb.addService({ name: 'mapped', address: '10.96.0.9', port: 80, backends: [endpoint(server)] });
   expect(await f.client.tcp('::ffff:10.96.0.9', 80)).toEqual({ peer: { address: '::ffff:10.96.0.9', port: 80 }, body: 'mapped' });
-  f.lb.removeService('mapped');
-  await server.stop();
 });
 
 test('[1.2] a service of both families uses the backends of the family that was asked', async () => {
@@ -87,9 +79,6 @@ test('[1.2] a service of both families uses the backends of the family that was 
   });
   expect((await f.client.tcp('10.96.0.1', 80)).body).toBe('four');
   expect((await f.client.tcp('fd00:96::1', 80)).body).toBe('six');
-  f.lb.removeService('dual');
-  await four.stop();
-  await six.stop();
 });
 
 test('nested attachments translate once and detach cleanly', async () => {
@@ -104,9 +93,6 @@ test('nested attachments translate once and detach cleanly', async () => {
   expect(await f.lab.run('client', ['sh', '-c', script])).toContain('nested');
   await attachment.detach();
   expect(f.lb.attachments()).toHaveLength(1);
-  f.lb.removeService('trap');
-  f.lb.removeService('outer');
-  await server.stop();
 });
 
 test('an attachment for chosen namespaces leaves the others alone', async () => {
@@ -117,6 +103,4 @@ test('an attachment for chosen namespaces leaves the others alone', async () => 
   expect(await f.lab.run('server', ['curl', '-s', '-m', '5', 'http://10.96.0.1/'])).toContain('chosen');
   await f.lb.attachCgroup(f.lab.cgroup);
   expect((await f.client.tcp('10.96.0.1', 80)).body).toBe('chosen');
-  f.lb.removeService('chosen');
-  await server.stop();
 });

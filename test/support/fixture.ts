@@ -14,6 +14,8 @@ export const families = [
 
 /** A lab of two namespaces, a balancer on its cgroup only, and a client in one of them. */
 export class Fixture {
+  readonly #servers: LabServer[] = [];
+
   private constructor(
     readonly lab: Lab,
     readonly lb: LoadBalancer,
@@ -32,12 +34,23 @@ export class Fixture {
     }
   }
 
-  serveHttp(port: number, body?: string, family: 4 | 6 = 4): Promise<LabServer> {
-    return this.lab.serveHttp('server', port, { address: this.lab.address('server', family), ...(body === undefined ? {} : { body }) });
+  async serveHttp(port: number, body?: string, family: 4 | 6 = 4): Promise<LabServer> {
+    const options = { address: this.lab.address('server', family), ...(body === undefined ? {} : { body }) };
+    const server = await this.lab.serveHttp('server', port, options);
+    this.#servers.push(server);
+    return server;
   }
 
-  serveUdp(port: number, family: 4 | 6 = 4): Promise<LabServer> {
-    return this.lab.serveUdp('server', port, { address: this.lab.address('server', family) });
+  async serveUdp(port: number, family: 4 | 6 = 4): Promise<LabServer> {
+    const server = await this.lab.serveUdp('server', port, { address: this.lab.address('server', family) });
+    this.#servers.push(server);
+    return server;
+  }
+
+  /** After each test: no services, no servers. */
+  async reset(): Promise<void> {
+    await this.lb.apply([]);
+    await Promise.all(this.#servers.splice(0).map((server) => server.stop()));
   }
 
   async close(): Promise<void> {
