@@ -46,7 +46,6 @@ export function prepareApply(model: Model, operation: string, desired: unknown, 
     for (const entry of model.services.values()) if (entry.mark !== mark && entry.owner === options.owner) changes.remove(entry);
   }
   result.removed = changes.removals.length;
-  changes.checkFrontends();
   return [changes, result];
 }
 

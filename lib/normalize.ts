@@ -263,7 +263,7 @@ function setServiceField(place: Place, spec: Writable<Spec>, key: string, value:
 
 /** Checks a whole spec and returns a copy of it with defaults filled in. Names the service in `place` as soon as it is known. */
 export function normalizeSpec(place: Place, value: unknown, nodePorts: PortRange): Spec {
-  if (!isObject(value)) throw place.invalid('the service', 'be an object', value);
+  if (!isObject(value)) throw place.notAnObject('the service', value);
   const name = checkName(place, 'name', value['name']);
   place.object = name;
   const spec: Writable<Spec> = {
@@ -289,7 +289,7 @@ export function normalizeSpec(place: Place, value: unknown, nodePorts: PortRange
 
 /** Checks a change and returns the spec that it makes of `current`. */
 export function normalizeChange(place: Place, current: Spec, value: unknown, nodePorts: PortRange): Spec {
-  if (!isObject(value)) throw place.invalid('the change', 'be an object', value);
+  if (!isObject(value)) throw place.notAnObject('the change', value);
   if (value['name'] !== undefined) throw place.wrong('name', 'cannot be changed; remove the service and add it under the other name');
   const merged: Record<string, unknown> = { ...toPublic(current) };
   for (const key in value) {

@@ -19,7 +19,8 @@ export function datapathStats(native: NativeBalancer): DatapathStats {
   let failures = 0n;
   for (const reason of Object.keys(reasons) as Reason[]) {
     const { number, verdict } = reasons[reason];
-    let sum = 0n;
+    // The programs count forwarded connections by backend only.
+    let sum = reason === 'forwarded' ? connections : 0n;
     for (const counts of hooks) sum += counts[number] ?? 0n;
     byReason[reason] = toCounter(sum);
     if (verdict === 'reject' || verdict === 'drop') failures += hooks[SOCKET]?.[number] ?? 0n;
@@ -29,8 +30,8 @@ export function datapathStats(native: NativeBalancer): DatapathStats {
 
 /** Counts of one service since it was added. */
 export function serviceStats(native: NativeBalancer, entry: Entry): ServiceStats {
-  const { failures, backends: counted } = native.serviceStats(entry.name);
-  let connections = 0n;
+  const { failures, retired, backends: counted } = native.serviceStats(entry.name);
+  let connections = retired;
   const byEndpoint = new Map<string, { connections: bigint; failures: bigint }>();
   for (const backend of counted) {
     connections += backend.connections;

@@ -15,6 +15,18 @@ export class Place {
     return this.wrong(path, `must ${must}, got ${show(value)}`);
   }
 
+  /** The whole argument, or the element of the list, is no object; `what` names it where it has no place. */
+  notAnObject(what: string, value: unknown): LoadBalancerError {
+    const path = this.prefix.slice(0, -1);
+    return new LoadBalancerError({
+      code: 'ERR_INVALID_ARGUMENT',
+      operation: this.operation,
+      object: this.object,
+      text: `${path || what} must be an object, got ${show(value)}`,
+      path: path || undefined,
+    });
+  }
+
   /** `text` goes on from the path and says cause and remedy. */
   wrong(path: string, text: string): LoadBalancerError {
     const full = this.prefix + path;
@@ -48,7 +60,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 
 /** Checks that value is an object with no keys but `known`; undefined values count as absent. */
 export function checkObject(place: Place, path: string, value: unknown, known: readonly string[]): Record<string, unknown> {
-  if (!isObject(value)) throw place.invalid(path || 'the argument', 'be an object', value);
+  if (!isObject(value)) throw path ? place.invalid(path, 'be an object', value) : place.notAnObject('the argument', value);
   for (const key in value) {
     if (value[key] !== undefined && !known.includes(key)) throw place.unknownKey(path ? `${path}.${key}` : key, known);
   }

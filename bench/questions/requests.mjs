@@ -9,8 +9,8 @@ import { median, overNeighbours, spread } from '../support/statistics.mjs';
 export const title = 'TCP requests a second, a new connection for each';
 
 const count = 1_000;
-const rounds = 16;
-const turnMs = 250;
+const rounds = 40;
+const turnMs = 120;
 
 /** Client and server in a network namespace of their own, so that conntrack works for these rules alone. */
 function startWithRules(tool, desired) {

@@ -29,7 +29,7 @@ function time(lb, name, sets, n) {
 }
 
 async function ours(figures, desired, label, { index, size, n, pinned, scratch }) {
-  const options = pinned ? { pinPath: `${scratch}/bpf/set-backends-${label}` } : {};
+  const options = pinned ? { pinPath: `${scratch}/bpf/set-backends` } : {};
   const took = await withBalancer(desired, async (lb) => time(lb, desired[index].name, twoSets(index, size), n), options);
   figures[`${label}.us`] = median(took);
   figures[`${label}.p99.us`] = quantile(took, 0.99);

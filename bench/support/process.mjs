@@ -1,19 +1,17 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createInterface } from 'node:readline';
 
+/** /usr/sbin is not in everybody's PATH. */
+const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
+
+export const have = (command) => spawnSync('sh', ['-c', `command -v ${command}`], { stdio: 'ignore', env }).status === 0;
+
 /** Runs a command to its end; throws with what it said when it fails. */
-export function run(command, args, { input, inherit = false } = {}) {
-  const result = spawnSync(command, args, { input, encoding: 'utf8', maxBuffer: 1 << 28, stdio: inherit ? ['ignore', 2, 2] : 'pipe' });
+export function run(command, args, { input } = {}) {
+  const result = spawnSync(command, args, { input, encoding: 'utf8', maxBuffer: 1 << 28, env });
   if (result.error) throw new Error(`${command}: ${result.error.message}`);
   if (result.status !== 0) throw new Error(`${command} ${args.join(' ')}: ${result.stderr || `status ${result.status ?? result.signal}`}`);
   return result.stdout;
-}
-
-export const have = (command) => spawnSync('sh', ['-c', `command -v ${command}`], { stdio: 'ignore', env: searchPath() }).status === 0;
-
-/** /usr/sbin is not in everybody's PATH. */
-function searchPath() {
-  return { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
 }
 
 /** A program that answers lines with lines, in order. */
@@ -24,7 +22,7 @@ export class Conversation {
   #ended;
 
   constructor(command, args) {
-    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: searchPath() });
+    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env });
     createInterface({ input: this.#child.stdout }).on('line', (line) => this.#waiting.shift()?.resolve(line));
     this.#child.stderr.setEncoding('utf8').on('data', (text) => (this.#errors += text));
     this.#child.stdin.on('error', () => {});

@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { isIP } from 'node:net';
-import path from 'node:path';
+import { basename } from 'node:path';
 import { failure, LoadBalancerError, unsupported } from '../errors.js';
 import { removeAtExit } from './at-exit.js';
 import { removeCgroup } from './cgroup.js';
@@ -79,9 +79,7 @@ export class Lab {
 
   /** Path of a namespace, for `netns` options, setns and nsenter, in any process. Valid until the lab is closed. */
   netns(namespace: string): string {
-    const place = namespace === switchNamespace ? undefined : this.#paths[namespace];
-    if (place === undefined) throw this.#unknown('netns', namespace);
-    return place;
+    return this.#path('netns', namespace);
   }
 
   /** The first address of the namespace that is of this family. */
@@ -93,7 +91,7 @@ export class Lab {
 
   /** Name of the namespace's device on the link to another namespace; without one, of the first (on a switch: the only one). */
   device(namespace: string, towards?: string): string {
-    this.netns(namespace);
+    this.#path('device', namespace);
     for (const { ends } of this.#plan.cables) {
       const [near, far] = ends[0].namespace === namespace ? ends : [ends[1], ends[0]];
       if (near.namespace === namespace && (towards === undefined || far.namespace === towards)) return near.name;
@@ -121,7 +119,8 @@ export class Lab {
   }
 
   /**
-   * Runs a command in a namespace until it ends. /sys is the host's there.
+   * Runs a command in a namespace until it has ended and closed its outputs (what it leaves in the background must not hold them). /sys is the host's
+   * there.
    * @returns what it wrote to standard output
    * @throws CommandError, with its exit code and standard error, when it fails or is killed
    */
@@ -177,7 +176,7 @@ export class Lab {
   #host(operation: string, namespace: string): Channel<ServerRequests> {
     const known = this.#hosts.get(namespace);
     if (known?.isOpen) return known;
-    const host = new Channel<ServerRequests>('server', path.basename(this.cgroup), this.#place(operation, namespace));
+    const host = new Channel<ServerRequests>('server', basename(this.cgroup), this.#place(operation, namespace));
     this.#hosts.set(namespace, host);
     return host;
   }
@@ -195,20 +194,22 @@ export class Lab {
   }
 
   #place(operation: string, namespace: string): Place {
-    const netns = this.netns(namespace);
+    const netns = this.#path(operation, namespace);
     if (this.#closing) throw failure('ERR_CLOSED', operation, namespace, 'the lab is closed');
     return { cgroup: this.cgroup, netns };
   }
 
   #addresses(operation: string, namespace: string): string[] {
-    if (!this.#plan.namespaces.includes(namespace) || namespace === switchNamespace) throw this.#unknown(operation, namespace);
+    this.#path(operation, namespace);
     const devices = this.#plan.cables.flatMap((cable) => cable.ends).filter((device) => device.namespace === namespace);
     return devices.flatMap((device) => device.addresses).map((address) => address.slice(0, address.indexOf('/')));
   }
 
-  #unknown(operation: string, namespace: string): LoadBalancerError {
+  #path(operation: string, namespace: string): string {
+    const path = namespace === switchNamespace ? undefined : this.#paths[namespace];
+    if (path !== undefined) return path;
     const names = this.#plan.namespaces.filter((name) => name !== switchNamespace).join(', ') || 'none';
-    return failure('ERR_NOT_FOUND', operation, namespace, `the lab has no such namespace; it has ${names}`);
+    throw failure('ERR_NOT_FOUND', operation, namespace, `the lab has no such namespace; it has ${names}`);
   }
 }
 

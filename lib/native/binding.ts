@@ -116,7 +116,8 @@ export interface NativeBalancer {
   explain(query: NativeQuery): NativeDecision;
   /** [hook][reason] counts and the totals of forwarded connections. */
   counters(): { hooks: bigint[][]; connections: bigint };
-  serviceStats(name: string): { failures: bigint; backends: NativeBackendStats[] };
+  /** retired: connections of backends that the service no longer has. */
+  serviceStats(name: string): { failures: bigint; retired: bigint; backends: NativeBackendStats[] };
   affinities(): { clientNetns: bigint; service: string; address: string; port: number; expiresInMs: number; family: number }[];
   maps(): NativeMap[];
   /** Compares what this object believes, the maps and the attached links; runs the canaries. */

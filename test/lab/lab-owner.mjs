@@ -9,8 +9,8 @@ const options = { namespaces: ['client', 'server'] };
 async function open() {
   const lab = await Lab.create(options);
   await lab.serveHttp('server', 8080);
-  await lab.run('server', ['setsid', '--fork', 'sleep', '1000']);
-  lab.spawn('client', ['sleep', '1000']).unref();
+  await lab.run('server', ['sh', '-c', 'setsid sleep 1000 > /dev/null 2>&1 &']);
+  if (what !== 'forget') lab.spawn('client', ['sleep', '1000']); // which keeps the owner running
   say({ cgroup: lab.cgroup, namespaces: ['client', 'server'].map((name) => readlinkSync(lab.netns(name))) });
 }
 

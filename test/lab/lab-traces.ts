@@ -1,6 +1,5 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
-import path from 'node:path';
 import { findCgroupRoot } from '../../lib/lab/cgroup.js';
 
 /** What is left of the labs of a process: their cgroups, and processes that are in them or work for them. */
@@ -42,8 +41,9 @@ export function inodeOf(netns: string): string {
   return readlinkSync(netns);
 }
 
-export function isAlive(pid: number): boolean {
-  return read(path.join('/proc', String(pid), 'stat')) !== '';
+/** A zombie is not. */
+export function isAlive(pid: number | string): boolean {
+  return /\) [^ZX] /.test(read(`/proc/${pid}/stat`));
 }
 
 function processIds(): string[] {

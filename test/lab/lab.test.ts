@@ -310,7 +310,7 @@ describe('close()', () => {
   it('resolves when cgroup, namespaces and processes are gone, however often it is called', async () => {
     const lab = await Lab.create({ namespaces: ['client', 'server'] });
     const server = await lab.serveHttp('server', 80);
-    await lab.run('server', ['setsid', '--fork', 'sleep', '1000']);
+    await lab.run('server', ['sh', '-c', 'setsid sleep 1000 > /dev/null 2>&1 &']);
     const child = lab.spawn('client', ['sleep', '1000']);
     const running = lab.run('client', ['sleep', '1000']).catch((error: unknown) => error);
     const namespaces = ['client', 'server'].map((name) => inodeOf(lab.netns(name)));
@@ -338,7 +338,12 @@ describe('close()', () => {
 
   it('removes cgroups that were made in the lab', async () => {
     const lab = await Lab.create({ namespaces: ['a'] });
-    await lab.run('a', ['sh', '-c', `mkdir -p ${lab.cgroup}/x/y && echo $$ > ${lab.cgroup}/x/y/cgroup.procs && setsid --fork sleep 1000`]);
+    await lab.run('a', [
+      'sh',
+      '-e',
+      '-c',
+      `mkdir -p ${lab.cgroup}/x/y; echo $$ > ${lab.cgroup}/x/y/cgroup.procs; setsid sleep 1000 > /dev/null 2>&1 &`,
+    ]);
     await lab.close();
     expect(tracesOf(process.pid)).toEqual([]);
   });

@@ -22,7 +22,13 @@ const b = (port: number, rest: Partial<BackendSpec> = {}): BackendSpec => ({ add
 
 describe('what goes to the addon', () => {
   it('is flat, with numbers for names', async () => {
-    const put = await compiled({ protocol: 'udp', backends: [b(1), b(2, { weight: 5 })], algorithm: 'maglev', affinity: { clientIP: true, timeoutSeconds: 60 }, onNoBackends: 'drop' });
+    const put = await compiled({
+      protocol: 'udp',
+      backends: [b(1), b(2, { weight: 5 })],
+      algorithm: 'maglev',
+      affinity: { clientIP: true, timeoutSeconds: 60 },
+      onNoBackends: 'drop',
+    });
     const flags = BackendFlag.existing | BackendFlag.pool0;
     expect(put).toStrictEqual({
       name: 'web',
@@ -38,7 +44,10 @@ describe('what goes to the addon', () => {
   });
 
   it('has a record that says what differs from the defaults', async () => {
-    const put = await compiled({ backends: [b(1), b(2, { weight: 0, state: 'maintenance', node: 'é"', forZones: ['z'] })], labels: { a: 'b' } });
+    const put = await compiled({
+      backends: [b(1), b(2, { weight: 0, state: 'maintenance', node: 'é"', forZones: ['z'] })],
+      labels: { a: 'b' },
+    });
     expect(JSON.parse(put.record)).toStrictEqual({
       name: 'web',
       frontends: [{ kind: 'cluster', address: '10.96.0.1', port: 80 }],
@@ -61,7 +70,12 @@ const states: [string, BackendSpec[], number[], number[]][] = [
   ['maintenance never serves', [all[3]!], [], []],
   ['weight 0 keeps what it has', [all[4]!], [], [5]],
   ['a quarantined one of weight 0 gets no flows either', [b(3, { state: 'quarantined', weight: 0 })], [], []],
-  ['all quarantined are as active', [b(1, { state: 'quarantined' }), b(2, { state: 'quarantined' }), b(3, { state: 'maintenance' })], [1, 2], [1, 2]],
+  [
+    'all quarantined are as active',
+    [b(1, { state: 'quarantined' }), b(2, { state: 'quarantined' }), b(3, { state: 'maintenance' })],
+    [1, 2],
+    [1, 2],
+  ],
 ];
 
 describe('candidates by state', () => {
@@ -94,13 +108,19 @@ describe('internalTrafficPolicy Local', () => {
   });
 
   it('gives other frontends all of them, and emits both pools', async () => {
-    const put = await compiled({ backends, internalTrafficPolicy: 'Local', frontends: [{ kind: 'external', address: '192.0.2.9', port: 80 }] }, NODE);
+    const put = await compiled(
+      { backends, internalTrafficPolicy: 'Local', frontends: [{ kind: 'external', address: '192.0.2.9', port: 80 }] },
+      NODE,
+    );
     expect([put.frontends[4], put.frontends[10]]).toEqual([1, 0]);
     expect([ports(put, BackendFlag.pool0), ports(put, BackendFlag.pool1)]).toEqual([[1, 2, 3], [1]]);
   });
 
   it('falls back to terminating ones of this node', async () => {
-    const put = await compiled({ backends: [b(1, { node: 'n1', state: 'terminating' }), b(2, { node: 'n2' })], internalTrafficPolicy: 'Local' }, NODE);
+    const put = await compiled(
+      { backends: [b(1, { node: 'n1', state: 'terminating' }), b(2, { node: 'n2' })], internalTrafficPolicy: 'Local' },
+      NODE,
+    );
     expect(ports(put, BackendFlag.pool1)).toEqual([1]);
   });
 
@@ -136,8 +156,16 @@ const hints: [string, BackendSpec[], number[]][] = [
   ['those for this node before those for this zone', [zoned(1, ['z1'], ['n1']), zoned(2, ['z1'], ['n2'])], [1]],
   ['those for this zone when none is for this node', [zoned(1, ['z1'], ['n3']), zoned(2, ['z2'], ['n2'])], [1]],
   ['those for this zone when one has no hint for nodes', [zoned(1, ['z1'], ['n1']), zoned(2, ['z1'])], [1, 2]],
-  ['a backend that serves nobody new needs no hint', [zoned(1, ['z1']), zoned(2, ['z2']), zoned(3, undefined, undefined, { state: 'terminating' })], [1]],
-  ['terminating ones whatever their hints', [zoned(1, ['z2'], undefined, { state: 'terminating' }), zoned(2, ['z1'], undefined, { state: 'terminating' })], [1, 2]],
+  [
+    'a backend that serves nobody new needs no hint',
+    [zoned(1, ['z1']), zoned(2, ['z2']), zoned(3, undefined, undefined, { state: 'terminating' })],
+    [1],
+  ],
+  [
+    'terminating ones whatever their hints',
+    [zoned(1, ['z2'], undefined, { state: 'terminating' }), zoned(2, ['z1'], undefined, { state: 'terminating' })],
+    [1, 2],
+  ],
   ['empty hints are none', [zoned(1, ['z1']), zoned(2, [])], [1, 2]],
 ];
 
@@ -162,7 +190,15 @@ const preferences: [string, NonNullable<ServiceSpec['topology']>, BackendSpec[],
   ['anything when the zone has none', 'prefer-same-zone', [at(2, 'n2', 'z2'), at(3, 'n3', 'z2')], [2, 3]],
   ['the node', 'prefer-same-node', [at(1, 'n1', 'z1'), at(2, 'n2', 'z1')], [1]],
   ['the zone when the node has none', 'prefer-same-node', [at(2, 'n2', 'z1'), at(3, 'n3', 'z2')], [2]],
-  ['by hints where they decide', 'prefer-same-zone', [{ ...at(1, 'n1', 'z1'), forZones: ['z2'] }, { ...at(2, 'n2', 'z2'), forZones: ['z1'] }], [2]],
+  [
+    'by hints where they decide',
+    'prefer-same-zone',
+    [
+      { ...at(1, 'n1', 'z1'), forZones: ['z2'] },
+      { ...at(2, 'n2', 'z2'), forZones: ['z1'] },
+    ],
+    [2],
+  ],
 ];
 
 describe('a topology preference takes', () => {
@@ -187,7 +223,10 @@ describe('frontends on addresses of the node', () => {
   it('of node ports: those in nodePortAddresses, where it speaks of the family', async () => {
     const node = { ...NODE, nodePortAddresses: ['192.0.2.2/31', '127.0.0.0/8'] };
     expect(await addresses([{ kind: 'nodePort', port: 30000 }], node)).toEqual(['192.0.2.2', 'fd00::1']);
-    expect(await addresses([{ kind: 'nodePort', port: 30000 }], { ...NODE, nodePortAddresses: ['0.0.0.0/0', '2001::/16'] })).toEqual(['192.0.2.1', '192.0.2.2']);
+    expect(await addresses([{ kind: 'nodePort', port: 30000 }], { ...NODE, nodePortAddresses: ['0.0.0.0/0', '2001::/16'] })).toEqual([
+      '192.0.2.1',
+      '192.0.2.2',
+    ]);
   });
 
   it('of host ports: all but loopback', async () => {
@@ -195,14 +234,35 @@ describe('frontends on addresses of the node', () => {
   });
 
   it('with an address: that one', async () => {
-    expect(await addresses([{ kind: 'hostPort', port: 8080, address: '192.0.2.7' }, { kind: 'nodePort', port: 30000, address: '192.0.2.8' }], NODE)).toEqual(['192.0.2.7', '192.0.2.8']);
+    expect(
+      await addresses(
+        [
+          { kind: 'hostPort', port: 8080, address: '192.0.2.7' },
+          { kind: 'nodePort', port: 30000, address: '192.0.2.8' },
+        ],
+        NODE,
+      ),
+    ).toEqual(['192.0.2.7', '192.0.2.8']);
   });
 
   it('are one key where an address is named besides', async () => {
-    expect(await addresses([{ kind: 'hostPort', port: 8080 }, { kind: 'external', port: 8080, address: '192.0.2.2' }], NODE)).toEqual(['192.0.2.2', '192.0.2.1', 'fd00::1']);
+    expect(
+      await addresses(
+        [
+          { kind: 'hostPort', port: 8080 },
+          { kind: 'external', port: 8080, address: '192.0.2.2' },
+        ],
+        NODE,
+      ),
+    ).toEqual(['192.0.2.2', '192.0.2.1', 'fd00::1']);
   });
 
   it('are none while the node is not known', async () => {
-    expect(await addresses([{ kind: 'nodePort', port: 30000 }, { kind: 'hostPort', port: 1 }])).toEqual([]);
+    expect(
+      await addresses([
+        { kind: 'nodePort', port: 30000 },
+        { kind: 'hostPort', port: 1 },
+      ]),
+    ).toEqual([]);
   });
 });

@@ -7,7 +7,10 @@ const addon = vi.hoisted(() => ({ native: undefined as unknown }));
 vi.mock('../../lib/native/loader.js', () => ({
   loadAddon: () =>
     addon.native === undefined
-      ? { ok: false, failure: { code: 'ERR_UNSUPPORTED', operation: 'load', message: 'there is no addon; build it', details: { feature: 'addon' } } }
+      ? {
+          ok: false,
+          failure: { code: 'ERR_UNSUPPORTED', operation: 'load', message: 'there is no addon; build it', details: { feature: 'addon' } },
+        }
       : { ok: true, native: addon.native, file: 'stub' },
   packageRoot: () => undefined,
 }));

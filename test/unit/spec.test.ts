@@ -30,7 +30,9 @@ describe('a service spec', () => {
         { kind: 'external', address: 'FD00::A', port: 53, protocol: 'udp' },
         { kind: 'hostPort', port: 8053, protocol: 'udp' },
       ],
-      backends: [{ address: 'fd00::1', port: 53, weight: 7, state: 'quarantined', node: 'n1', zone: 'z1', forZones: ['z1', 'z2'], forNodes: ['n1'] }],
+      backends: [
+        { address: 'fd00::1', port: 53, weight: 7, state: 'quarantined', node: 'n1', zone: 'z1', forZones: ['z1', 'z2'], forNodes: ['n1'] },
+      ],
       algorithm: 'maglev',
       affinity: { clientIP: true },
       internalTrafficPolicy: 'Local',
@@ -86,15 +88,30 @@ describe('a service spec', () => {
 const wrongServices: [string, object, string, string][] = [
   ['no name', { name: undefined }, 'name', 'addService: name must be a string, got undefined'],
   ['an empty name', { name: '' }, 'name', 'addService: name must not be empty, got ""'],
-  ['a control character', { name: 'a\nb' }, 'name', 'addService: name must have no control characters and no halves of surrogate pairs, got "a\\nb"'],
+  [
+    'a control character',
+    { name: 'a\nb' },
+    'name',
+    'addService: name must have no control characters and no halves of surrogate pairs, got "a\\nb"',
+  ],
   ['half a surrogate pair', { name: 'a\ud800' }, 'name', 'no halves of surrogate pairs'],
-  ['an unknown key', { algoritm: 'random' }, 'algoritm', 'addService default/web: algoritm is not a known key; leave it out, or use one of name,'],
+  [
+    'an unknown key',
+    { algoritm: 'random' },
+    'algoritm',
+    'addService default/web: algoritm is not a known key; leave it out, or use one of name,',
+  ],
   ['a key of a later version', { forwarding: 'dsr' }, 'forwarding', 'is not a known key'],
   ['null', { backends: null }, 'backends', 'backends must be an array, got null'],
   ['a bad algorithm', { algorithm: 'fastest' }, 'algorithm', "must be 'random', 'round-robin', 'maglev' or 'source-hash', got \"fastest\""],
   ['a bad shorthand port', { port: 0 }, 'port', 'port must be 1 to 65535, got 0'],
   ['a shorthand without its port', { port: undefined }, 'port', 'port must be 1 to 65535, got undefined'],
-  ['a shorthand without its address', { address: undefined }, 'address', "address is missing; 'address' and 'port' together are one frontend of kind 'cluster'"],
+  [
+    'a shorthand without its address',
+    { address: undefined },
+    'address',
+    "address is missing; 'address' and 'port' together are one frontend of kind 'cluster'",
+  ],
   ['a bad protocol', { protocol: 'icmp' }, 'protocol', "protocol must be 'tcp' or 'udp', got \"icmp\""],
   ['affinity to nothing', { affinity: { clientIP: false } }, 'affinity.clientIP', 'must be true (leave affinity out for none)'],
   ['no affinity time', { affinity: { clientIP: true, timeoutSeconds: 0 } }, 'affinity.timeoutSeconds', 'must be 1 to 86400, got 0'],
@@ -102,7 +119,7 @@ const wrongServices: [string, object, string, string][] = [
   ['a bad policy', { internalTrafficPolicy: 'local' }, 'internalTrafficPolicy', "must be 'Cluster' or 'Local', got \"local\""],
   ['a bad topology', { topology: 'near' }, 'topology', "must be 'any', 'prefer-same-zone' or 'prefer-same-node'"],
   ['a bad onNoBackends', { onNoBackends: 'wait' }, 'onNoBackends', "must be 'reject' or 'drop'"],
-  ['a bad onBackendRemoved', { onBackendRemoved: 'reset' }, 'onBackendRemoved', "must be 'keep', got \"reset\""],
+  ['a bad onBackendRemoved', { onBackendRemoved: 'reset' }, 'onBackendRemoved', 'must be \'keep\', got "reset"'],
   ['labels that are no strings', { labels: { a: 1 } }, 'labels["a"]', 'must be a string, got 1'],
   ['labels that are a list', { labels: [] }, 'labels', 'must be an object of strings, got an array'],
 ];
@@ -110,15 +127,40 @@ const wrongServices: [string, object, string, string][] = [
 const frontend: FrontendSpec = { kind: 'cluster', address: '10.96.0.9', port: 80 };
 const wrongFrontends: [string, unknown[], string, string][] = [
   ['no object', ['10.96.0.1:80'], 'frontends[0]', 'must be an object'],
-  ['no kind', [{ ...frontend, kind: undefined }], 'frontends[0].kind', "must be 'cluster', 'nodePort', 'external', 'loadBalancer' or 'hostPort'"],
-  ['an unknown key', [{ ...frontend, sourceRanges: [] }], 'frontends[0].sourceRanges', 'is not a known key; leave it out, or use one of kind, address, port, protocol'],
-  ['a cluster address missing', [{ kind: 'cluster', port: 1 }], 'frontends[0].address', "is missing; a frontend of kind 'cluster' needs its address"],
+  [
+    'no kind',
+    [{ ...frontend, kind: undefined }],
+    'frontends[0].kind',
+    "must be 'cluster', 'nodePort', 'external', 'loadBalancer' or 'hostPort'",
+  ],
+  [
+    'an unknown key',
+    [{ ...frontend, sourceRanges: [] }],
+    'frontends[0].sourceRanges',
+    'is not a known key; leave it out, or use one of kind, address, port, protocol',
+  ],
+  [
+    'a cluster address missing',
+    [{ kind: 'cluster', port: 1 }],
+    'frontends[0].address',
+    "is missing; a frontend of kind 'cluster' needs its address",
+  ],
   ['an external address missing', [{ kind: 'external', port: 1 }], 'frontends[0].address', 'is missing'],
   ['a node port on loopback', [{ kind: 'nodePort', address: '127.0.0.1', port: 30000 }], 'frontends[0].address', 'not loopback'],
   ['a mapped address', [{ ...frontend, address: '::ffff:10.0.0.1' }], 'frontends[0].address', "write it as IPv4, '10.0.0.1'"],
   ['a port of text', [{ ...frontend, port: '80' }], 'frontends[0].port', 'must be 1 to 65535, got "80"'],
-  ['the shorthand again', [{ ...frontend, address: '10.96.0.1' }], 'frontends[0]', "has the address, port and protocol of the shorthand 'address'"],
-  ['one twice', [frontend, { ...frontend, kind: 'external' }], 'frontends[1]', 'has the address, port and protocol of frontends[0]; give each frontend once'],
+  [
+    'the shorthand again',
+    [{ ...frontend, address: '10.96.0.1' }],
+    'frontends[0]',
+    "has the address, port and protocol of the shorthand 'address'",
+  ],
+  [
+    'one twice',
+    [frontend, { ...frontend, kind: 'external' }],
+    'frontends[1]',
+    'has the address, port and protocol of frontends[0]; give each frontend once',
+  ],
 ];
 
 const backend: BackendSpec = { address: '10.0.0.1', port: 80 };
@@ -132,11 +174,26 @@ const wrongBackends: [string, unknown, string, string][] = [
   ['not a number', [{ ...backend, port: Number.NaN }], 'backends[0].port', 'must be 1 to 65535, got NaN'],
   ['a negative weight', [{ ...backend, weight: -1 }], 'backends[0].weight', 'must be 0 to 65535, got -1'],
   ['a huge weight', [{ ...backend, weight: 65536 }], 'backends[0].weight', 'must be 0 to 65535, got 65536'],
-  ['a bad state', [{ ...backend, state: 'dead' }], 'backends[0].state', "must be 'active', 'terminating', 'quarantined' or 'maintenance', got \"dead\""],
+  [
+    'a bad state',
+    [{ ...backend, state: 'dead' }],
+    'backends[0].state',
+    "must be 'active', 'terminating', 'quarantined' or 'maintenance', got \"dead\"",
+  ],
   ['an empty node', [{ ...backend, node: '' }], 'backends[0].node', 'must not be empty'],
   ['hints of no strings', [{ ...backend, forZones: ['a', 1] }], 'backends[0].forZones[1]', 'must be a string, got 1'],
-  ['an unknown key', [{ ...backend, wieght: 1 }], 'backends[0].wieght', 'is not a known key; leave it out, or use one of address, port, weight'],
-  ['one twice', [backend, { address: '10.0.0.2', port: 80 }, { ...backend, weight: 3 }], 'backends[2]', 'is the same as backends[0] (10.0.0.1 port 80)'],
+  [
+    'an unknown key',
+    [{ ...backend, wieght: 1 }],
+    'backends[0].wieght',
+    'is not a known key; leave it out, or use one of address, port, weight',
+  ],
+  [
+    'one twice',
+    [backend, { address: '10.0.0.2', port: 80 }, { ...backend, weight: 3 }],
+    'backends[2]',
+    'is the same as backends[0] (10.0.0.1 port 80)',
+  ],
 ];
 
 describe('a wrong spec names place and remedy, and writes nothing:', () => {
@@ -184,7 +241,8 @@ describe('a wrong spec names place and remedy, and writes nothing:', () => {
 
   it('no object', async () => {
     const { lb } = await openStub();
-    for (const wrong of [undefined, null, 'web', []]) expect(thrownBy(() => lb.addService(untyped(wrong))).code).toBe('ERR_INVALID_ARGUMENT');
+    for (const wrong of [undefined, null, 'web', []])
+      expect(thrownBy(() => lb.addService(untyped(wrong))).code).toBe('ERR_INVALID_ARGUMENT');
   });
 });
 
