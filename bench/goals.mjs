@@ -1,4 +1,4 @@
-// What the figures are to reach (docs/architecture.md has the reasons). Ratios are over a direct connection measured in the same run.
+// What the figures are to reach. Ratios are over what README.md calls direct, measured in the same run.
 
 const connect = (figure, most, text) => ({ question: 'connect', figure, most, text });
 const counts = [1, 100, 1_000, 10_000, 100_000];

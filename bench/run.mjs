@@ -42,7 +42,16 @@ async function measure(wanted, signal) {
     const { title } = await import(`./questions/${name}.mjs`);
     console.log(`${name}: ${title}`);
     const busy = os.loadavg()[0];
-    const { figures, notes } = await answer(name, { log: (text) => console.error(`  ... ${text}`), signal });
+    let outcome;
+    try {
+      outcome = await answer(name, { log: (text) => console.error(`  ... ${text}`), signal });
+    } catch (error) {
+      if (signal.aborted) process.exit(130);
+      console.error(`${name} failed: ${error.message}\n`);
+      process.exitCode = 1;
+      continue;
+    }
+    const { figures, notes } = outcome;
     results[name] = figures;
     if (busy > 0.5) notes.push(`the machine was not idle: load ${busy.toFixed(1)} at the start`);
     console.log([...table(name, figures), ...notes.map((note) => `  # ${note}`), ''].join('\n'));

@@ -41,7 +41,12 @@ export function prepareApply(model: Model, operation: string, desired: unknown, 
   const result: ApplyResult = { added: 0, updated: 0, removed: 0, unchanged: 0 };
   const mark = ++lastMark;
   const added = new Set<string>();
-  for (let i = 0; i < list.length; i++) prepareOne(changes, list[i], i, options.owner, mark, added, result);
+  const place = new Place(operation);
+  for (let i = 0; i < list.length; i++) {
+    place.object = undefined;
+    place.index = i;
+    prepareOne(changes, place, list[i], options.owner, mark, added, result);
+  }
   if (options.prune) {
     for (const entry of model.services.values()) if (entry.mark !== mark && entry.owner === options.owner) changes.remove(entry);
   }
@@ -51,8 +56,8 @@ export function prepareApply(model: Model, operation: string, desired: unknown, 
 
 function prepareOne(
   changes: Changes,
+  place: Place,
   given: unknown,
-  i: number,
   owner: string,
   mark: number,
   added: Set<string>,
@@ -62,21 +67,22 @@ function prepareOne(
   const name = isObject(given) ? given['name'] : undefined;
   const entry = typeof name === 'string' ? model.services.get(name) : undefined;
   if (entry === undefined) {
-    const spec = normalizeSpec(new Place(operation, undefined, `[${i}].`), given, node?.nodePortRange);
-    if (added.has(spec.name)) throw namedTwice(operation, spec.name, i);
+    const spec = normalizeSpec(place, given, node?.nodePortRange);
+    if (added.has(spec.name)) throw namedTwice(place);
     added.add(spec.name);
     changes.put(owner, spec, undefined);
     result.added++;
     return;
   }
+  place.object = entry.name;
   if (entry.owner !== owner) {
     const text = `it belongs to owner '${entry.owner}', not '${owner}'; give the service another name, or apply with that owner`;
     throw failure('ERR_NOT_OWNER', operation, entry.name, text);
   }
-  if (entry.mark === mark) throw namedTwice(operation, entry.name, i);
+  if (entry.mark === mark) throw namedTwice(place);
   entry.mark = mark;
   if (!isSameSpec(entry.spec, given as Record<string, unknown>)) {
-    const spec = normalizeSpec(new Place(operation, undefined, `[${i}].`), given, node?.nodePortRange);
+    const spec = normalizeSpec(place, given, node?.nodePortRange);
     if (changedFields(entry.spec, spec).length > 0) {
       changes.put(owner, spec, entry);
       result.updated++;
@@ -86,8 +92,8 @@ function prepareOne(
   result.unchanged++;
 }
 
-function namedTwice(operation: string, name: string, i: number): Error {
-  return new Place(operation, name, `[${i}].`).wrong('name', 'is there a second time in the list; give each service once');
+function namedTwice(place: Place): Error {
+  return place.wrong('name', 'is there a second time in the list; give each service once');
 }
 
 /** @throws ERR_TOO_MANY_REMOVALS */

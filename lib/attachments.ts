@@ -154,7 +154,7 @@ export function checkCgroupArguments(
   if (isObject(first) && second !== undefined)
     throw failure('ERR_INVALID_ARGUMENT', 'attachCgroup', undefined, 'options are given twice; give them once');
   const isOneObject = isObject(first);
-  const given = isOneObject ? first : (second ?? {});
+  const given = isOneObject ? first : second === undefined ? {} : second;
   const { namespaces } = checkObject(place, '', given, isOneObject ? ['path', 'namespaces'] : ['namespaces']);
   const path: unknown = isOneObject ? first['path'] : first;
   const checked = namespaces === undefined ? 'all' : checkNamespaces(place, namespaces);

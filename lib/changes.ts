@@ -12,6 +12,8 @@ export interface Put {
   /** undefined: it is new. */
   readonly entry: Entry | undefined;
   readonly spec: Spec;
+  /** Of its keys. */
+  readonly keyNames: readonly string[];
   readonly compiled: PutService;
 }
 
@@ -35,7 +37,7 @@ export class Changes {
 
   put(owner: string, spec: Spec, entry: Entry | undefined): void {
     const keys = expandFrontends(spec, this.node);
-    this.puts.push({ entry, spec, compiled: compile(spec, owner, recordHead(spec), keys, this.node) });
+    this.puts.push({ entry, spec, keyNames: keys.map(keyName), compiled: compile(spec, owner, recordHead(spec), keys, this.node) });
     if (entry !== undefined) this.#touched.add(entry);
   }
 
@@ -54,9 +56,8 @@ export class Changes {
    */
   checkFrontends(): void {
     const claims = this.puts.length > 1 ? new Map<string, Spec>() : undefined;
-    for (const { entry, spec } of this.puts) {
-      for (const key of expandFrontends(spec, this.node)) {
-        const name = keyName(key);
+    for (const { entry, spec, keyNames } of this.puts) {
+      for (const name of keyNames) {
         const claimant = claims?.get(name);
         if (claimant !== undefined) throw this.#inUse(spec.name, name, claimant.name);
         claims?.set(name, spec);
@@ -85,13 +86,13 @@ export class Changes {
     for (const entry of this.removals) model.delete(entry);
     for (const { entry } of this.puts) if (entry !== undefined) model.release(entry);
     model.node = this.node;
-    for (const { entry, spec, compiled } of this.puts) {
+    for (const { entry, spec, keyNames, compiled } of this.puts) {
       if (entry === undefined) {
-        model.add(new Entry(spec, compiled.owner));
+        model.add(new Entry(spec, compiled.owner), keyNames);
       } else {
         addStateChanges(changes, entry, spec.backends, this.operation);
         entry.spec = spec;
-        model.hold(entry);
+        model.hold(entry, keyNames);
       }
     }
     return changes;

@@ -21,33 +21,36 @@ export function dependsOnNode(spec: Spec): boolean {
 }
 
 /** One frontend at one address: what the datapath looks up. */
-export interface Key {
+export interface Key extends Frontend {
   readonly address: string;
-  readonly frontend: Frontend;
+}
+
+function hasAddress(frontend: Frontend): frontend is Key {
+  return frontend.address !== undefined;
 }
 
 /**
  * The keys of a service, without those on addresses of a node that is not known. Where a frontend with an address and one without meet, it is
  * the one with the address.
  */
-export function expandFrontends({ frontends }: Spec, node: Node | undefined): Key[] {
-  const keys: Key[] = [];
-  for (const frontend of frontends) if (frontend.address !== undefined) keys.push({ address: frontend.address, frontend });
-  if (keys.length === frontends.length || node === undefined) return keys;
+export function expandFrontends({ frontends }: Spec, node: Node | undefined): readonly Key[] {
+  if (frontends.every(hasAddress)) return frontends;
+  const keys = frontends.filter(hasAddress);
+  if (node === undefined) return keys;
   for (const frontend of frontends) {
-    if (frontend.address !== undefined) continue;
+    if (hasAddress(frontend)) continue;
     for (const address of frontend.kind === 'nodePort' ? node.nodePortAddresses : node.hostAddresses) {
-      const { port, protocol } = frontend;
-      const isThere = keys.some((key) => key.address === address && key.frontend.port === port && key.frontend.protocol === protocol);
-      if (!isThere) keys.push({ address, frontend });
+      const { kind, port, protocol } = frontend;
+      const isThere = keys.some((key) => key.address === address && key.port === port && key.protocol === protocol);
+      if (!isThere) keys.push({ kind, address, port, protocol });
     }
   }
   return keys;
 }
 
 /** How the index of frontends and people name a key. */
-export function keyName({ address, frontend }: Key): string {
-  return `${address} ${frontend.port} ${frontend.protocol}`;
+export function keyName({ address, port, protocol }: Key): string {
+  return `${address} ${port} ${protocol}`;
 }
 
 /**
@@ -59,10 +62,15 @@ function poolOf(frontend: Frontend, spec: Spec): number {
 }
 
 function compileFrontends(spec: Spec, keys: readonly Key[]): FlatFrontends {
-  const flat: FlatFrontends = [];
-  for (const { address, frontend } of keys) {
-    const { kind, port, protocol } = frontend;
-    flat.push(address, port, PROTOCOL_NUMBER[protocol], SCOPE_INTERNAL, poolOf(frontend, spec), FrontendKindCode[kind]);
+  const flat: FlatFrontends = new Array(keys.length * 6);
+  let n = 0;
+  for (const key of keys) {
+    flat[n++] = key.address;
+    flat[n++] = key.port;
+    flat[n++] = PROTOCOL_NUMBER[key.protocol];
+    flat[n++] = SCOPE_INTERNAL;
+    flat[n++] = poolOf(key, spec);
+    flat[n++] = FrontendKindCode[key.kind];
   }
   return flat;
 }
@@ -70,7 +78,7 @@ function compileFrontends(spec: Spec, keys: readonly Key[]): FlatFrontends {
 /** Bit p: a frontend uses pool p. */
 function usedPools(spec: Spec, keys: readonly Key[]): number {
   let pools = 0;
-  for (const { frontend } of keys) pools |= 1 << poolOf(frontend, spec);
+  for (const key of keys) pools |= 1 << poolOf(key, spec);
   return pools;
 }
 
@@ -78,10 +86,14 @@ function usedPools(spec: Spec, keys: readonly Key[]): number {
 function compileBackends(spec: Spec, pools: number, node: Node | undefined): FlatBackends {
   if (spec.topology !== 'any' || pools !== 1 << CLUSTER) return compileFlags(spec, pools, node);
   const flags = BackendFlag.existing | BackendFlag.pool0;
-  const flat: FlatBackends = [];
+  const flat: FlatBackends = new Array(spec.backends.length * 4);
+  let n = 0;
   for (const backend of spec.backends) {
     if (!isPlain(backend)) return compileFlags(spec, pools, node);
-    flat.push(backend.address, backend.port, backend.weight, flags);
+    flat[n++] = backend.address;
+    flat[n++] = backend.port;
+    flat[n++] = backend.weight;
+    flat[n++] = flags;
   }
   return flat;
 }

@@ -62,12 +62,12 @@ export class LoadBalancerError extends Error {
   }
 }
 
+/** Numbers that Node has another name for, or none: the kernel's own for eBPF. */
+const KERNEL_NAMES: Readonly<Record<number, string>> = { 95: 'EOPNOTSUPP', 524: 'ENOTSUPP' };
+
 function errnoName(errno: number): string {
-  try {
-    return getSystemErrorName(errno);
-  } catch {
-    return `errno ${-errno}`;
-  }
+  const name = KERNEL_NAMES[-errno] ?? getSystemErrorName(errno);
+  return name.startsWith('E') ? name : `errno ${-errno}`;
 }
 
 /** An error without a place in the arguments. */

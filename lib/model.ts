@@ -65,9 +65,9 @@ export class Model {
   readonly frontends = new Map<string, Entry>();
   node: Node | undefined = undefined;
 
-  add(entry: Entry): void {
+  add(entry: Entry, keyNames: readonly string[]): void {
     this.services.set(entry.name, entry);
-    this.hold(entry);
+    this.hold(entry, keyNames);
   }
 
   delete(entry: Entry): void {
@@ -76,9 +76,9 @@ export class Model {
     this.release(entry);
   }
 
-  /** Enters the frontends that follow from the spec and the node of now. */
-  hold(entry: Entry): void {
-    for (const key of expandFrontends(entry.spec, this.node)) this.frontends.set(keyName(key), entry);
+  /** Enters its frontends, by default those that follow from the spec and the node of now. */
+  hold(entry: Entry, keyNames: readonly string[] = expandFrontends(entry.spec, this.node).map(keyName)): void {
+    for (const name of keyNames) this.frontends.set(name, entry);
   }
 
   /** To be called before spec or node are changed. */

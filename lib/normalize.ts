@@ -181,8 +181,8 @@ function normalizeShorthand(place: Place, given: Record<string, unknown>): Front
 function normalizeFrontends(place: Place, given: Record<string, unknown>, nodePorts: PortRange): Frontend[] {
   const shorthand = normalizeShorthand(place, given);
   const list = given['frontends'] === undefined ? [] : checkArray(place, 'frontends', given['frontends']);
-  const frontends: Frontend[] = shorthand === undefined ? [] : [shorthand];
-  for (let i = 0; i < list.length; i++) frontends.push(normalizeFrontend(place, list[i], i, nodePorts));
+  const listed = list.map((item, i) => normalizeFrontend(place, item, i, nodePorts));
+  const frontends: Frontend[] = shorthand === undefined ? listed : [shorthand, ...listed];
   if (frontends.length === 0) {
     throw place.wrong('frontends', "is missing or empty; give 'address' and 'port', or at least one frontend");
   }

@@ -7,8 +7,17 @@ export type Hook = 'socket';
 export type Verdict = 'forward' | 'pass' | 'reject' | 'drop';
 export type Algorithm = 'random' | 'round-robin' | 'maglev' | 'source-hash';
 export type FrontendKind = 'cluster' | 'nodePort' | 'external' | 'loadBalancer' | 'hostPort';
+/**
+ * Who gets new flows: active backends with a weight above 0; if none, quarantined ones, as if they were active; if none, terminating ones.
+ * Backends in maintenance never do. Active and terminating ones keep their flows; so do established TCP flows of the others, whose connected UDP
+ * sockets are moved off.
+ */
 export type BackendState = 'active' | 'terminating' | 'quarantined' | 'maintenance';
 export type TrafficPolicy = 'Cluster' | 'Local';
+/**
+ * Topology hints of backends come first, by kube-proxy's rule: they count when every candidate has some and one is for this node, or this zone.
+ * Without them 'prefer-same-zone' takes backends of the node's zone, 'prefer-same-node' those of the node, then of the zone; where there are none, all.
+ */
 export type Topology = 'any' | 'prefer-same-zone' | 'prefer-same-node';
 
 /** A transport address: IPv4 dotted or IPv6 text, port 1..65535. */

@@ -6,8 +6,8 @@ export class Place {
   constructor(
     readonly operation: string,
     public object: string | undefined = undefined,
-    /** Put before each path: the element of the list that the service is in. */
-    public prefix = '',
+    /** Of the element of the list that is being checked; -1: there is no list. */
+    public index = -1,
   ) {}
 
   /** `path` must be otherwise: `must` ends the sentence, `value` is what there was. */
@@ -17,7 +17,7 @@ export class Place {
 
   /** The whole argument, or the element of the list, is no object; `what` names it where it has no place. */
   notAnObject(what: string, value: unknown): LoadBalancerError {
-    const path = this.prefix.slice(0, -1);
+    const path = this.index < 0 ? '' : `[${this.index}]`;
     return new LoadBalancerError({
       code: 'ERR_INVALID_ARGUMENT',
       operation: this.operation,
@@ -29,7 +29,7 @@ export class Place {
 
   /** `text` goes on from the path and says cause and remedy. */
   wrong(path: string, text: string): LoadBalancerError {
-    const full = this.prefix + path;
+    const full = this.index < 0 ? path : `[${this.index}].${path}`;
     return new LoadBalancerError({
       code: 'ERR_INVALID_ARGUMENT',
       operation: this.operation,

@@ -1,6 +1,6 @@
 // What does connect() of a UDP socket cost through the balancer, against a direct one, and does it grow with the number of services?
 import { whileAttached, withBalancer } from '../support/balancer.mjs';
-import { startProbe, target } from '../support/probe.mjs';
+import { keepMedians, startProbe, target } from '../support/probe.mjs';
 import { backendAddress, backendPort, serviceAddress, servicePort, services } from '../support/services.mjs';
 import { median, overNeighbours, spread } from '../support/statistics.mjs';
 
@@ -38,9 +38,7 @@ function start(cgroup, family, count) {
 /** Median times of each target in each round, in ns; one more of the bare ones, which are measured around the others. */
 async function measure(cgroup, count, family) {
   const times = {};
-  const keep = (answer) => {
-    for (const [name, { p50 }] of Object.entries(answer)) (times[name] ??= []).push(p50 / 10);
-  };
+  const keep = (answer) => keepMedians(times, answer);
   await withBalancer(services(count, { protocol: 'udp', family }), async (lb) => {
     const probe = start(cgroup, family, count);
     await probe.ask(`udp ${size} bare`); // warms up

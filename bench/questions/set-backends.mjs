@@ -56,8 +56,8 @@ export async function run({ scratch, log }) {
   log('pinned; Maglev');
   await ours(figures, services(1_000), 'random3.1000.pinned', { index: 500, size: 3, n: changes, pinned: true, scratch });
   for (const size of [10, 100]) {
-    const desired = services(100, { backends: size, algorithm: 'maglev' });
-    await ours(figures, desired, `maglev${size}`, { index: 50, size, n: changes / 4 });
+    const desired = services(10, { backends: size, algorithm: 'maglev' });
+    await ours(figures, desired, `maglev${size}`, { index: 5, size, n: changes / 4 });
   }
   return { figures, notes };
 }

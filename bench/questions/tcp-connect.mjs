@@ -1,6 +1,6 @@
 // What does connect() of a new TCP socket cost through the balancer, against a direct one, with getpeername() exact?
 import { whileAttached, withBalancer } from '../support/balancer.mjs';
-import { startProbe, target } from '../support/probe.mjs';
+import { keepMedians, startProbe, target } from '../support/probe.mjs';
 import { backendAddress, backendPort, serviceAddress, servicePort, services } from '../support/services.mjs';
 import { median, overNeighbours, spread } from '../support/statistics.mjs';
 
@@ -31,9 +31,7 @@ function start(cgroup) {
 
 /** Adds to `times` those of all rounds of a mode (tcp: connect() alone; cycle: socket(), connect(), close()). */
 async function measure(lb, cgroup, [inside, outside], mode, times) {
-  const keep = (answer) => {
-    for (const [name, { p50 }] of Object.entries(answer)) (times[name] ??= []).push(p50 / 10);
-  };
+  const keep = (answer) => keepMedians(times, answer);
   await inside.ask(`${mode} ${size} direct`); // warms up
   for (let round = 0; round < rounds; round++) {
     keep(await inside.ask(`${mode} ${size} direct`));

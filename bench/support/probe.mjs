@@ -29,3 +29,11 @@ export function startProbe(name, prefix = []) {
 }
 
 export const target = (name, address, port, { socket = 0, span = 1 } = {}) => `target ${name} ${socket} ${address} ${port} ${span}`;
+
+/** Adds to `times` the medians of an answer, in ns, each under its target's name. */
+export function keepMedians(times, answer) {
+  for (const [name, { p50 }] of Object.entries(answer)) {
+    times[name] ??= [];
+    times[name].push(p50 / 10);
+  }
+}

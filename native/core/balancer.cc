@@ -161,6 +161,8 @@ Status Balancer::commit_locked(CommitInput input) {
     return staged;
   }
   if (commit.needs_sweep()) sweeps_->request();
+  // The change is made; a reservation that fails is told by problems().
+  if (commit.ports_changed()) (void)reserve_node_ports();
   return ok();
 }
 
@@ -192,8 +194,40 @@ void Balancer::count_ports(const Service& service, int by) {
     if (protects_port(f.kind)) port_users_[ntohs(f.key.port) * 4u + static_cast<unsigned>(__builtin_ctz(port_bit(f.key)))] += static_cast<uint16_t>(by);
 }
 
+PortSet Balancer::protected_ports() const {
+  PortSet ports;
+  for (uint32_t i = 0; i < port_users_.size(); i++)
+    if (port_users_[i]) ports.insert(static_cast<uint16_t>(i / 4));
+  return ports;
+}
+
+// Of a pinned balancer that is attached: ip_local_reserved_ports holds every node port of the local range. What is to be added is logged before it is
+// written and what was removed after, so that the log never knows less than the kernel.
+Status Balancer::reserve_node_ports() {
+  if (!log_ || !netns_) return ok();
+  const PortSet wanted = attachments_.empty() ? PortSet{} : protected_ports();
+  auto add = unreserved_ports(netns_.get(), wanted);
+  if (!add) return add.error();
+  PortSet remove, all = *add;
+  for (const uint16_t port : reserved_ports_) (wanted.count(port) ? all : remove).insert(port);
+  if (add->empty() && remove.empty()) return ok();
+  auto record = [&](const PortSet& ports) {
+    CommitInput input;
+    input.has_reserved = true;
+    input.reserved = format_ports(ports);
+    reserved_ports_ = ports;
+    return commit_locked(std::move(input));
+  };
+  PortSet known = all;
+  known.insert(remove.begin(), remove.end());
+  if (!add->empty()) LB_TRY(record(known));
+  LB_TRY(reserve_ports(netns_.get(), *add, remove));
+  return remove.empty() ? ok() : record(all);
+}
+
 std::vector<LogRecord> Balancer::live_records() const {
   std::vector<LogRecord> records;
+  if (!reserved_ports_.empty()) records.push_back({RecordType::reserved, 0, encode_text(format_ports(reserved_ports_))});
   if (has_settings_) records.push_back({RecordType::settings, 0, encode_text(settings_)});
   for (const auto& [id, a] : attachments_) records.push_back({RecordType::attach, id, encode_attachment(a->record())});
   for (const auto& [name, s] : services_) records.push_back({RecordType::put, s->id, encode_service(*s)});
@@ -232,6 +266,7 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
     return logged.error();
   }
   if (made) attachments_[record.id] = std::move(made);
+  LB_TRY(reserve_node_ports());
   return attachments_[record.id]->info();
 }
 
@@ -248,7 +283,7 @@ Status Balancer::detach(uint32_t id) {
   LB_TRY(it->second->detach());
   store_release(&maps_.control->attachments, maps_.control->attachments & ~(1ull << id));
   attachments_.erase(it);
-  return ok();
+  return reserve_node_ports();
 }
 
 std::vector<AttachmentInfo> Balancer::attachments() {
@@ -278,6 +313,7 @@ Status Balancer::close(bool detach) {
       for (auto& [id, a] : attachments_) LB_TRY(a->detach());
     maps_.control->reserved[0] = 0;
     if (detach && !options_.pin_path.empty()) {
+      if (!reserved_ports_.empty()) LB_TRY(reserve_ports(netns_.get(), {}, reserved_ports_));
       Maps::remove_pins(options_.pin_path);
       rmdir(options_.pin_path.c_str());
     }

@@ -16,6 +16,7 @@
 #include "log.h"
 #include "maps.h"
 #include "model.h"
+#include "node_ports.h"
 #include "result.h"
 #include "sockets.h"
 
@@ -124,6 +125,9 @@ class Balancer {
   void count_ports(const Service& service, int by);
   std::vector<LogRecord> live_records() const;
   void retire_counters(uint32_t backend, uint32_t service);
+  PortSet protected_ports() const;
+  Status reserve_node_ports();
+  void check_ports(std::vector<Problem>& found);
   void check_links(std::vector<Problem>& found);
 
   OpenOptions options_;
@@ -137,6 +141,7 @@ class Balancer {
   std::unordered_map<std::string, std::unique_ptr<Service>> services_;
   std::unordered_map<uint32_t, Service*> by_id_;
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
+  PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
   std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use
   std::string settings_;
   bool has_settings_ = false;

@@ -31,6 +31,7 @@ class Commit {
   // Gives back what stage() took.
   void abandon();
   bool needs_sweep() const { return needs_sweep_; }
+  bool ports_changed() const { return ports_changed_; }
 
  private:
   struct SlotChange {
@@ -83,7 +84,7 @@ class Commit {
   std::vector<LogRecord> records_;
   const Service* staging_ = nullptr;
   size_t staged_ = 0, first_insert_ = 0;
-  bool needs_sweep_ = false;
+  bool needs_sweep_ = false, ports_changed_ = false;
 };
 
 }  // namespace lb

@@ -69,6 +69,7 @@ Status Commit::write_log() {
   if (input_->has_settings) records_.push_back({RecordType::settings, 0, encode_text(input_->settings)});
   for (const auto& a : input_->attach) records_.push_back({RecordType::attach, a.id, encode_attachment(a)});
   for (const uint32_t id : input_->detach) records_.push_back({RecordType::detach, id, {}});
+  if (input_->has_reserved) records_.push_back({RecordType::reserved, 0, encode_text(input_->reserved)});
   size_t bytes = 0;
   for (const auto& r : records_) bytes += Log::size_of(r);
   if (!b_.log_->fits(bytes)) LB_TRY(b_.log_->compact(b_.live_records(), bytes));
@@ -141,6 +142,7 @@ void Commit::use_ports(const std::vector<Frontend>& frontends, bool on) {
     const uint8_t bit = port_bit(f.key);
     uint16_t& users = b_.port_users_[port * 4u + static_cast<unsigned>(__builtin_ctz(bit))];
     uint8_t* use = &b_.maps_.ports[port / 8].use[port % 8];
+    ports_changed_ = true;
     if (on) {
       users++;
       __atomic_fetch_or(use, bit, __ATOMIC_RELEASE);

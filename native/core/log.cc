@@ -261,6 +261,11 @@ LogContent Log::read() const {
         }
         break;
       }
+      case RecordType::reserved: {
+        Reader r{payload};
+        content.reserved = r.text();
+        break;
+      }
       case RecordType::detach: content.attachments.erase(subject); break;
       default: content.damaged++;
     }

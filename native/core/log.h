@@ -15,7 +15,7 @@
 
 namespace lb {
 
-enum class RecordType : uint32_t { put = 1, remove = 2, settings = 3, attach = 4, detach = 5 };
+enum class RecordType : uint32_t { put = 1, remove = 2, settings = 3, attach = 4, detach = 5, reserved = 6 };
 
 std::string encode_service(const Service& service);
 bool decode_service(std::string_view payload, Service& service);
@@ -35,6 +35,7 @@ struct LogContent {
   std::unordered_map<uint32_t, AttachmentRecord> attachments;
   std::string settings;
   bool has_settings = false;
+  std::string reserved;  // ports that were put into ip_local_reserved_ports
   size_t damaged = 0;  // records that could not be read
 };
 

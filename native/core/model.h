@@ -105,6 +105,8 @@ struct CommitInput {
   std::string settings;
   std::vector<AttachmentRecord> attach;
   std::vector<uint32_t> detach;
+  bool has_reserved = false;
+  std::string reserved;  // ports
 };
 
 }  // namespace lb

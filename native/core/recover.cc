@@ -51,6 +51,7 @@ Status Balancer::recover() {
       return make_error("ERR_LAYOUT", "open", options_.pin_path, std::to_string(content.damaged) + " records of the log cannot be read; remove the directory to begin anew");
     settings_ = content.settings;
     has_settings_ = content.has_settings;
+    reserved_ports_ = parse_ports(content.reserved);
     for (auto& [id, service] : content.services) {
       auto s = std::make_unique<Service>(std::move(service));
       ids[id] = true;
@@ -154,7 +155,7 @@ Status Balancer::resume_attachments() {
   for (uint32_t id = 1; id < 64; id++)
     if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
   store_release(&maps_.control->attachments, live);
-  return ok();
+  return reserve_node_ports();
 }
 
 }  // namespace lb

@@ -12,7 +12,11 @@ namespace lb {
 namespace {
 
 std::string name_of(const Key& key) {
-  return key.address.text() + " port " + std::to_string(ntohs(key.port)) + (key.protocol == IPPROTO_TCP ? "/tcp" : "/udp");
+  std::string name = key.address.text();
+  name += " port ";
+  name += std::to_string(ntohs(key.port));
+  name += key.protocol == IPPROTO_TCP ? "/tcp" : "/udp";
+  return name;
 }
 
 constexpr char kRemedy[] = "the maps were changed by something else; apply() the whole state again, or remove the pins and open anew";
@@ -110,7 +114,29 @@ std::vector<Problem> Balancer::check() {
   for (uint32_t port = 0; port < 65536; port++)
     if (maps_.ports[port / 8].use[port % 8] != use[port]) found.push_back({"ERR_KERNEL", "port " + std::to_string(port), "its protection is not what the frontends say", kRemedy});
   check_links(found);
+  if (!attachments_.empty()) check_ports(found);
   return found;
+}
+
+// Sockets that were there before a node port was: their programs go on receiving what is theirs on loopback only.
+void Balancer::check_ports(std::vector<Problem>& found) {
+  const auto bound = bound_ports(netns_.get());
+  if (!bound) return;
+  auto used = [&](const BoundPort& b, uint8_t family) {
+    Frontend probe;
+    probe.key = {{family, {}}, htons(b.port), static_cast<uint8_t>(b.tcp ? IPPROTO_TCP : IPPROTO_UDP), LB_SCOPE_INTERNAL};
+    if (!port_users_[b.port * 4u + static_cast<unsigned>(__builtin_ctz(port_bit(probe.key)))]) return false;
+    if (b.address == Address{b.address.family, {}}) return true;
+    probe.key.address = b.address;
+    return keys_.count(probe.key) != 0;
+  };
+  for (const auto& b : *bound) {
+    // A socket on [::] receives IPv4 too.
+    const bool both = b.address == Address{LB_IPV6, {}};
+    if (!used(b, b.address.family) && !(both && used(b, LB_IPV4))) continue;
+    found.push_back({"PORT_BOUND", "port " + std::to_string(b.port) + (b.tcp ? "/tcp" : "/udp"), "a socket of this node was bound to it before it became a node port or host port",
+                     "end the program that holds it (ss -lntup), or choose another port"});
+  }
 }
 
 void Balancer::check_links(std::vector<Problem>& found) {
@@ -125,6 +151,12 @@ std::vector<Problem> Balancer::problems() {
   std::lock_guard lock(mutex_);
   if (closed_) return found;
   if (!options_.readonly) check_links(found);
+  if (!options_.readonly && !attachments_.empty()) {
+    const auto open = unreserved_ports(netns_.get(), protected_ports());
+    if (open && !open->empty())
+      found.push_back({"PORTS_OVERLAP", "ports " + format_ports(*open), "sockets that ask for any port may be given these node ports",
+                       "put them into net.ipv4.ip_local_reserved_ports (a pinned balancer does), or move ip_local_port_range"});
+  }
   const std::string grace = indices_->failure();
   if (!grace.empty()) found.push_back({"ERR_KERNEL", "grace period", grace, "indices are not reused until the kernel grants one; see dmesg"});
   const std::string sweep = sweeps_ ? sweeps_->failure() : "";

@@ -165,7 +165,7 @@ static struct bpf_object *load(struct fixture *f, const char *directory, const c
 	if (!o)
 		die("open %s", path);
 	bpf_object__for_each_map(m, o)
-		if (f->decide && !strstr(bpf_map__name(m), "rodata") && bpf_map__reuse_fd(m, fixture_map(f, bpf_map__name(m))))
+		if (f->decide && !strncmp(bpf_map__name(m), "lb_", 3) && fixture_map(f, bpf_map__name(m)) >= 0 && bpf_map__reuse_fd(m, fixture_map(f, bpf_map__name(m))))
 			die("map %s", bpf_map__name(m));
 	config(o, "lb_can_cast", v->cast);
 	config(o, "lb_can_set_retval", v->retval);

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { holdersOf, tracesOf } from './lab-traces.js';
 
 const script = fileURLToPath(new URL('lab-owner.mjs', import.meta.url));
@@ -16,9 +16,16 @@ interface Said {
   namespaces: string[];
 }
 
+const started: ChildProcess[] = [];
+afterEach(() => {
+  // Those of tests that failed.
+  for (const child of started.splice(0)) child.kill('SIGKILL');
+});
+
 /** Starts an owner in a process group of its own and waits for its first line. */
 async function owner(what: string): Promise<{ child: ChildProcess; pid: number; said: Said }> {
   const child = spawn(process.execPath, [script, what], { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  started.push(child);
   const [line] = await once(createInterface(child.stdout), 'line');
   return { child, pid: child.pid ?? 0, said: JSON.parse(line as string) };
 }

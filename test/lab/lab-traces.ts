@@ -7,7 +7,7 @@ export function tracesOf(ownerPid: number): string[] {
   const prefix = `ebpf-lb-lab-${ownerPid}-`;
   const cgroups = readdirSync(findCgroupRoot() ?? '').filter((name) => name.startsWith(prefix));
   const processes = processIds().filter(
-    (pid) => read(`/proc/${pid}/cgroup`).includes(prefix) || read(`/proc/${pid}/cmdline`).includes(prefix),
+    (pid) => isAlive(pid) && (read(`/proc/${pid}/cgroup`).includes(prefix) || read(`/proc/${pid}/cmdline`).includes(prefix)),
   );
   return [...cgroups, ...processes.map((pid) => `${pid}: ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`)];
 }
@@ -41,9 +41,9 @@ export function inodeOf(netns: string): string {
   return readlinkSync(netns);
 }
 
-/** A zombie is not. */
+/** A zombie is not: it has no memory any more, so no command line. */
 export function isAlive(pid: number | string): boolean {
-  return /\) [^ZX] /.test(read(`/proc/${pid}/stat`));
+  return read(`/proc/${pid}/cmdline`) !== '';
 }
 
 function processIds(): string[] {

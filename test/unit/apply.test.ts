@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { ServiceSpec } from '../../lib/index.js';
 import { openStub, rejectionOf, thrownBy, untyped, WEB } from './open-stub.js';
 import { nativeFailure } from './stub-native.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 function many(count: number, port = 80): ServiceSpec[] {
   return Array.from({ length: count }, (_, i) => ({

@@ -1,6 +1,8 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { Attachment } from '../../lib/index.js';
 import { openStub, rejectionOf, untyped } from './open-stub.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 describe('attachCgroup', () => {
   it('goes to the root of the hierarchy, for all namespaces, unless told otherwise', async () => {
@@ -31,6 +33,7 @@ describe('attachCgroup', () => {
 
   it.each<[unknown[], string]>([
     [['a'], 'attachCgroup a: path must be an absolute path, got "a"'],
+    [['/a', null], 'attachCgroup /a: the argument must be an object, got null'],
     [[5], 'attachCgroup: path must be an absolute path, got 5'],
     [[{ cgroup: '/a' }], 'attachCgroup: cgroup is not a known key; leave it out, or use one of path, namespaces'],
     [['/a', { path: '/b' }], 'attachCgroup /a: path is not a known key'],

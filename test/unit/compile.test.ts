@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { BackendSpec, NodeConfig, ServiceSpec } from '../../lib/index.js';
 import { BackendFlag, type PutService } from '../../lib/native/binding.js';
 import { openStub } from './open-stub.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 const NODE: NodeConfig = { name: 'n1', zone: 'z1', addresses: ['192.0.2.1', '192.0.2.2', '127.0.0.1', 'fd00::1', '::1'] };
 

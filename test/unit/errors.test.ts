@@ -29,7 +29,10 @@ describe('LoadBalancerError', () => {
       const error = fromNative({ code: 'ERR_KERNEL', operation: 'load', message: 'no; do', errno }, 'attachCgroup', '/a');
       expect(error).toMatchObject({ errno: -95, errnoName: 'EOPNOTSUPP', message: 'attachCgroup /a: EOPNOTSUPP, no; do' });
     }
-    expect(fromNative({ code: 'ERR_KERNEL', operation: 'x', message: 'm', errno: 524 }, 'open')).toMatchObject({ errnoName: 'errno 524' });
+    expect(fromNative({ code: 'ERR_KERNEL', operation: 'x', message: 'm', errno: 524 }, 'open')).toMatchObject({ errnoName: 'ENOTSUPP' });
+    expect(fromNative({ code: 'ERR_KERNEL', operation: 'x', message: 'm', errno: 4000 }, 'open')).toMatchObject({
+      errnoName: 'errno 4000',
+    });
     expect(fromNative({ code: 'ERR_KERNEL', operation: 'x', message: 'm', errno: 0 }, 'open')).not.toHaveProperty('errno');
   });
 

@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { type Decision, type PacketDescription, reasons, type ServiceSpec } from '../../lib/index.js';
 import type { NativeDecision } from '../../lib/native/binding.js';
 import { openStub, thrownBy, untyped, WEB } from './open-stub.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 const PACKET: PacketDescription = {
   protocol: 'tcp',

@@ -1,7 +1,10 @@
-import { describe, expect, it } from 'vitest';
-import type { NodeConfig } from '../../lib/index.js';
-import { openStub, rejectionOf, thrownBy, untyped, useAddon, WEB } from './open-stub.js';
+import { describe, expect, it, vi } from 'vitest';
+import { LoadBalancer, type NodeConfig } from '../../lib/index.js';
+import { openStub, rejectionOf, thrownBy, untyped, WEB } from './open-stub.js';
+import { useAddon } from './stub-loader.js';
 import { StubModule } from './stub-native.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 const NODE: NodeConfig = { name: 'n1', addresses: ['192.0.2.1'] };
 
@@ -103,7 +106,6 @@ describe('a node port', () => {
 describe('the node given to open', () => {
   it('is checked with its place', async () => {
     useAddon(new StubModule());
-    const { LoadBalancer } = await import('../../lib/index.js');
     const error = await rejectionOf(LoadBalancer.open({ node: { name: 'n', addresses: ['x'] } }));
     expect(error.message).toBe('open: node.addresses[0] must be an IPv4 or IPv6 address, got "x"');
     expect(error.path).toBe('node.addresses[0]');

@@ -1,24 +1,8 @@
-import { onTestFinished, vi } from 'vitest';
-import { type LoadBalancer, LoadBalancerError, type OpenOptions, type ServiceSpec } from '../../lib/index.js';
+import { onTestFinished } from 'vitest';
+import { LoadBalancer, LoadBalancerError, type OpenOptions, type ServiceSpec } from '../../lib/index.js';
+import { loadAddon } from '../../lib/native/loader.js';
+import { STUB_FILE, useAddon } from './stub-loader.js';
 import { type StubBalancer, StubModule } from './stub-native.js';
-
-const addon = vi.hoisted(() => ({ native: undefined as unknown }));
-
-vi.mock('../../lib/native/loader.js', () => ({
-  loadAddon: () =>
-    addon.native === undefined
-      ? {
-          ok: false,
-          failure: { code: 'ERR_UNSUPPORTED', operation: 'load', message: 'there is no addon; build it', details: { feature: 'addon' } },
-        }
-      : { ok: true, native: addon.native, file: 'stub' },
-  packageRoot: () => undefined,
-}));
-
-/** From here on the package finds this addon, or none. */
-export function useAddon(native: StubModule | undefined): void {
-  addon.native = native;
-}
 
 export interface Opened {
   lb: LoadBalancer;
@@ -29,7 +13,9 @@ export interface Opened {
 /** A balancer over an addon that keeps its maps in memory. Closed when the test ends. */
 export async function openStub(options?: OpenOptions, module = new StubModule()): Promise<Opened> {
   useAddon(module);
-  const { LoadBalancer } = await import('../../lib/index.js');
+  const loaded = loadAddon();
+  // Never the real one: it would attach this machine.
+  if (!loaded.ok || loaded.file !== STUB_FILE) throw new Error('this test file does not mock lib/native/loader.js; see stub-loader.ts');
   const lb = await LoadBalancer.open(options);
   onTestFinished(() => lb.close().catch(() => {}));
   return { lb, native: module.last, module };

@@ -1,7 +1,10 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LoadBalancer, type LoadBalancerError } from '../../lib/index.js';
-import { openStub, rejectionOf, thrownBy, untyped, useAddon, WEB } from './open-stub.js';
+import { openStub, rejectionOf, thrownBy, untyped, WEB } from './open-stub.js';
+import { useAddon } from './stub-loader.js';
 import { StubModule } from './stub-native.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 const pinPath = '/sys/fs/bpf/t';
 

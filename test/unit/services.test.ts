@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { BackendChange, BackendSpec, Service, ServiceChange } from '../../lib/index.js';
 import { openStub, thrownBy, untyped, WEB } from './open-stub.js';
 import { nativeFailure } from './stub-native.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 const backends = (...ports: number[]): BackendSpec[] => ports.map((port) => ({ address: '10.0.0.1', port }));
 

@@ -1,6 +1,8 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { BackendSpec, FrontendSpec, ServiceSpec } from '../../lib/index.js';
 import { openStub, thrownBy, untyped, WEB } from './open-stub.js';
+
+vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
 
 describe('a service spec', () => {
   it('gets its defaults filled in and is frozen', async () => {
@@ -79,7 +81,7 @@ describe('a service spec', () => {
 
   it('may have a name of 253 bytes and not one of 254', async () => {
     const { lb } = await openStub();
-    expect(lb.addService({ ...WEB, name: 'é'.repeat(126) + 'x' }).name).toHaveLength(127);
+    expect(lb.addService({ ...WEB, name: `${'é'.repeat(126)}x` }).name).toHaveLength(127);
     const error = thrownBy(() => lb.addService({ ...WEB, name: 'é'.repeat(127) }));
     expect(error.message).toBe('addService: name must be at most 253 bytes of UTF-8, has 254');
   });

@@ -172,7 +172,7 @@ export class StubBalancer implements NativeBalancer {
     for (let i = 0; i < backends.length; i += 4) {
       counted.push({ address: backends[i] as string, port: backends[i + 1] as number, connections: BigInt(i + 1), failures: 0n });
     }
-    return { failures: 3n, retired: 0n, backends: counted };
+    return { failures: 3n, retired: 100n, backends: counted };
   }
 
   affinities() {
