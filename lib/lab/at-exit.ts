@@ -5,8 +5,8 @@ const helpers = new Set<ChildProcess>();
 const longestWaitMs = 5000;
 
 /**
- * A process that ends by itself or with process.exit() waits for its helpers, so that nothing is left when it has ended. When it ends in any
- * other way the helper does its work just after.
+ * A process that ends by itself or with process.exit() waits for its helpers, so that nothing is left when it has ended. When it ends in
+ * any other way the helper does its work just after.
  * @returns a function that takes this back
  */
 export function removeAtExit(helper: ChildProcess): () => void {

@@ -13,7 +13,7 @@ interface Pending {
   reject(error: LoadBalancerError): void;
 }
 
-/** A child process that runs one of the package's scripts and answers requests. It keeps the owner alive only while a request is pending. */
+/** A child process that runs a script of the package and answers requests. It keeps the owner alive only while a request is pending. */
 export class Channel<R extends Requests> {
   readonly child: ChildProcess;
   readonly exited: Promise<void>;
@@ -93,8 +93,8 @@ export class Channel<R extends Requests> {
   }
 }
 
-function toError(pending: Pending, { code, text }: Failure): LoadBalancerError {
-  return failure(code, pending.operation, pending.object, text);
+function toError({ operation, object }: Pending, failure: Failure): LoadBalancerError {
+  return new LoadBalancerError({ operation, object, ...failure });
 }
 
 function findScript(name: string): string {

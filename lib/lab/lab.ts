@@ -26,10 +26,10 @@ export interface UdpOptions {
 }
 
 /**
- * Network namespaces and a cgroup of their own, for scripts and tests. Nothing in the host's own namespace is touched, and the lab has no way out.
+ * Network namespaces and a cgroup of their own, for scripts and tests. Nothing in the host's own namespace is touched, nothing has a way out.
  *
- * A lab is removed by `close()`, and by a helper process when the owner ends, in whatever way. An open lab alone does not keep the owner running;
- * what it was asked for and has not done yet does, and so do processes started with `spawn()`.
+ * A lab is removed by `close()`, and by a helper process when the owner ends, in whatever way. An open lab alone does not keep the owner
+ * running; what it was asked for and has not done yet does, and so do processes started with `spawn()`.
  */
 export class Lab {
   /** cgroup v2 directory that everything started by the lab lives in. */
@@ -52,7 +52,8 @@ export class Lab {
   }
 
   /**
-   * Creates namespaces, devices, addresses and the cgroup. Devices are eth0, eth1 ... in every namespace: the switch's first, then links in their order.
+   * Creates namespaces, devices, addresses and the cgroup. Devices are eth0, eth1 ... in every namespace: on the switch first, then of links in
+   * their order.
    * @throws ERR_INVALID_ARGUMENT when the options describe no lab
    * @throws ERR_PERMISSION when the process may not create namespaces or cgroups: it needs root
    * @throws ERR_KERNEL when the kernel refuses, ERR_UNSUPPORTED when this is not Linux
@@ -110,7 +111,7 @@ export class Lab {
   }
 
   /**
-   * A UDP server that answers every datagram with `ADDRESS:PORT PAYLOAD`, the address being the one that was asked, which is the answer's source, too.
+   * A UDP server that answers every datagram with `ADDRESS:PORT PAYLOAD`. The address is the one that was asked, and so is the answer's source.
    * @returns as serveHttp
    * @throws ERR_KERNEL when the port is in use
    */
@@ -119,8 +120,8 @@ export class Lab {
   }
 
   /**
-   * Runs a command in a namespace until it has ended and closed its outputs (what it leaves in the background must not hold them). /sys is the host's
-   * there.
+   * Runs a command in a namespace until it has ended and closed its outputs (what it leaves in the background must not hold them). It sees the
+   * host's /sys.
    * @returns what it wrote to standard output
    * @throws CommandError, with its exit code and standard error, when it fails or is killed
    */
@@ -130,7 +131,7 @@ export class Lab {
     return collectOutput(child, `run ${namespace}: ${command.join(' ')}`, options);
   }
 
-  /** Starts a command in a namespace, with pipes for input and outputs and a process group of its own. It ends with the lab at the latest. */
+  /** Starts a command in a namespace, with pipes for input and outputs and a process group of its own. It ends with the lab, if not before. */
   spawn(namespace: string, command: string[]): ChildProcess {
     return this.#launch('spawn', namespace, command, 'pipe');
   }
@@ -169,7 +170,9 @@ export class Lab {
     const host = this.#host(operation, namespace);
     const { id } = await host.request(kind, { port, ...options }, operation, `${namespace} port ${port}`);
     return new LabServer(namespace, address, port, async () => {
-      if (host.isOpen) await host.request('stop', { id }, 'stop', `${namespace} port ${port}`);
+      await host.request('stop', { id }, 'stop', `${namespace} port ${port}`).catch((error: unknown) => {
+        if (host.isOpen) throw error; // otherwise the server has ended with its process
+      });
     });
   }
 

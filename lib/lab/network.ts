@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs';
 import { launch } from './launch.js';
 import { type CablePlan, type DevicePlan, type LabPlan, switchNamespace } from './plan.js';
 
-/** Namespaces exist as long as somebody holds them: here it is this process, with descriptors. So nothing is mounted and nothing can be left behind. */
+/** Namespaces exist as long as somebody holds them. Here this process does, with descriptors: nothing is mounted, nothing can be left behind. */
 export interface Network {
   /** Paths by which any process can open the namespaces while this one lives. */
   paths: Record<string, string>;
@@ -54,7 +54,7 @@ export async function createNetwork(plan: LabPlan, cgroup: string, signal: Abort
   }
 }
 
-/** A shell in a new network namespace, that runs scripts one after the other. The namespace is gone with it unless somebody has opened it. */
+/** A shell in a new network namespace that runs scripts one after the other. The namespace ends with it unless somebody has opened it. */
 class NamespaceShell {
   readonly #shell;
   readonly #ended: Promise<void>;

@@ -27,12 +27,15 @@ export type ReplyMessage = { id: number } & ({ reply: object } | { failure: Fail
 export interface Failure {
   code: LoadBalancerErrorCode;
   text: string;
+  errno: number | undefined;
 }
 
 export function toFailure(thrown: unknown): Failure {
-  const { code, message = String(thrown) } = thrown as NodeJS.ErrnoException;
-  const permission = code === 'EACCES' || code === 'EPERM' || code === 'EROFS' || message.includes('Operation not permitted');
-  return permission ? { code: 'ERR_PERMISSION', text: `${message}; a lab needs root` } : { code: 'ERR_KERNEL', text: message };
+  const { code, errno, message = String(thrown) } = thrown as NodeJS.ErrnoException;
+  const isRefusal = code === 'EACCES' || code === 'EPERM' || code === 'EROFS' || message.includes('Operation not permitted');
+  const uid = process.getuid?.();
+  const remedy = isRefusal && uid !== 0 ? `; a lab needs root, this is user ${uid}` : '';
+  return { code: isRefusal ? 'ERR_PERMISSION' : 'ERR_KERNEL', text: message + remedy, errno };
 }
 
 /** The child's side: answers requests until the owner is gone. */

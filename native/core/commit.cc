@@ -76,11 +76,13 @@ Needs Commit::total_needs() const {
 Error Commit::full(const char* option) const {
   const Needs needs = total_needs(), have = b_.have();
   const std::string name = option;
-  const uint32_t need = name == "backends" ? needs.backends : name == "cells" ? needs.cells : needs.frontends;
+  const uint32_t wanted = name == "backends" ? needs.backends : name == "cells" ? needs.cells : needs.frontends;
   const uint32_t limit = name == "backends" ? have.backends : name == "cells" ? have.cells : have.frontends;
-  const std::string room = "has room for " + std::to_string(limit) + (need <= limit ? ", but not in one piece" : "");
+  // What replaces something else is there beside it until the change is made.
+  const uint32_t need = std::max(wanted, limit + 1);
+  const std::string why = wanted > limit ? " in all" : ", as the old ones are in use until the change is made, or not in one piece";
   Error e = make_error("ERR_CAPACITY", "commit", staging_ ? staging_->name : "",
-                       "needs " + std::to_string(need) + " " + name + " in all, " + room + "; open with a larger capacity." + name);
+                       "needs " + std::to_string(need) + " " + name + why + ", has room for " + std::to_string(limit) + "; open with a larger capacity." + name);
   e.details["need"] = static_cast<double>(need);
   e.details["have"] = static_cast<double>(limit);
   e.details["option"] = "capacity." + name;
@@ -199,7 +201,8 @@ Status Commit::stage_backends(Service& next, const Service* old) {
       continue;
     }
     LB_TRY(take(IndexKind::backend, b.index, "backends"));
-    const __u32 generation = lb_backend_generation(b_.maps_.backends[b.index].word);
+    // Raised here too: such a late program remembers the generation of the retired word.
+    const __u32 generation = lb_backend_generation(b_.maps_.backends[b.index].word) + 1;
     new_backends_.push_back({b.index, lb_backend_word(b.port, generation, next.id, b.flags | LB_BACKEND_LIVE), &b});
   }
   for (size_t i = 0; i < before.size(); i++) {

@@ -175,8 +175,7 @@ void Commit::publish() {
   }
   for (const auto& r : retired_) {
     if (r.kind != IndexKind::backend) continue;
-    __u64* word = &maps.backends[r.index].word;
-    store_release(word, lb_backend_word(0, lb_backend_generation(*word) + 1, lb_backend_service(*word), 0));
+    retire_backend(&maps.backends[r.index].word);
     stop_point();
   }
   delete_keys(deletes_);

@@ -59,4 +59,10 @@ class Maps {
 inline void store_release(__u64* word, __u64 value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 inline __u64 load_acquire(const __u64* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 
+// A backend that is gone gets another generation. Its port stays until the index has rested: a program that read the region before the commit connects
+// there yet, and with a port of 0 it would be refused.
+inline void retire_backend(__u64* word) {
+  store_release(word, lb_backend_word(lb_backend_port(*word), lb_backend_generation(*word) + 1, lb_backend_service(*word), 0));
+}
+
 }  // namespace lb

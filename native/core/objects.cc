@@ -134,9 +134,13 @@ Status Object::load(const std::string& operation, const std::string& object) {
   take_libbpf_log();
   const int err = bpf_object__load(get());
   if (err == 0) return ok();
-  Error e = kernel_error(operation, object, -err, "the kernel refused to load a program or map; details.log has its reason");
+  const std::string log = take_libbpf_log();
+  // The verifier says EACCES or EPERM too, but not without a word of its own.
+  const bool verifier = log.find("BEGIN PROG LOAD LOG") != std::string::npos;
+  Error e = kernel_error(operation, object, -err, verifier ? "the kernel refused to load a program; details.log has its reason" : "");
+  if (verifier) e.code = "ERR_KERNEL";
   e.details["program"] = std::string(bpf_object__name(get()));
-  e.details["log"] = take_libbpf_log();
+  e.details["log"] = log;
   return e;
 }
 

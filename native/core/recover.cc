@@ -135,8 +135,10 @@ void Balancer::repair_backends() {
   for (uint32_t i = 1; i < maps_.backend_count(); i++) {
     const __u64 word = maps_.backends[i].word;
     if (wanted[i] ? word == wanted[i] : !(lb_backend_flags(word) & LB_BACKEND_LIVE)) continue;
-    store_release(&maps_.backends[i].word,
-                  wanted[i] ? wanted[i] : lb_backend_word(0, lb_backend_generation(word) + 1, lb_backend_service(word), 0));
+    if (wanted[i])
+      store_release(&maps_.backends[i].word, wanted[i]);
+    else
+      retire_backend(&maps_.backends[i].word);
     stop_point();
   }
 }

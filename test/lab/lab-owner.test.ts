@@ -4,12 +4,14 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { full, slow } from '../support/fixture.js';
 import { holdersOf, tracesOf } from './lab-traces.js';
 
 const script = fileURLToPath(new URL('lab-owner.mjs', import.meta.url));
-const kills = process.env['EBPF_LB_FULL'] ? 200 : 12;
-const patience = { timeout: 20_000, interval: 20 };
+const kills = full ? 200 : 12;
+const patience = { timeout: 20_000 * slow, interval: 20 };
+vi.setConfig({ testTimeout: 60_000 * slow * (full ? 30 : 1) });
 
 interface Said {
   cgroup: string;
@@ -73,7 +75,7 @@ describe('a lab whose owner ends without closing it', () => {
   it(`leaves nothing behind when the owner is killed somewhere in the middle of create() or close(), ${kills} times`, async () => {
     for (let i = 0; i < kills; i++) {
       const { child, pid } = await owner('create');
-      await delay(Math.random() * 300); // the moment is what is tried here
+      await delay(Math.random() * 300 * slow); // the moment is what is tried here
       child.kill('SIGKILL');
       await expectNothingLeft(pid);
     }

@@ -23,6 +23,17 @@ export function holdersOf(namespaces: readonly string[]): string[] {
   return [...holders, ...mounts.filter((mount) => namespaces.some((namespace) => mount.includes(namespace)))];
 }
 
+/** Processes that were started with this in their environment, or by one that was. */
+export function marked(mark: string): string[] {
+  return processIds().filter((pid) => read(`/proc/${pid}/environ`).split('\0').includes(mark));
+}
+
+/** cgroups of the labs of marked processes. */
+export function labsOf(mark: string): string[] {
+  const names = marked(mark).flatMap((pid) => /ebpf-lb-lab-\d+-[0-9a-f]+/.exec(read(`/proc/${pid}/cgroup`)) ?? []);
+  return [...new Set(names)].map((name) => `${findCgroupRoot()}/${name}`);
+}
+
 /** Everything in the host's own namespace that a lab could disturb. */
 export function hostState(): Record<string, unknown> {
   const ip = (...args: string[]) => execFileSync('ip', ['-json', ...args], { encoding: 'utf8' });

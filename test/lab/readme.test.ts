@@ -19,17 +19,20 @@ test('[1.8] every program of the README is known here', () => {
   expect(blocks.map(([, name]) => name)).toEqual(Object.keys(prints));
 });
 
-test.each(blocks.map(([, name, code]) => ({ name: name ?? '', code: code ?? '' })))('[1.8] README: $name runs as it stands', ({ name, code }) => {
-  // Inside the checkout, so that `ebpf-lb` means this package as it was built.
-  const directory = mkdtempSync(path.join(root, 'build/readme-'));
-  try {
-    const file = path.join(directory, 'program.mjs');
-    writeFileSync(file, code);
-    const { stdout, stderr, status } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
-    expect(stderr).toBe('');
-    expect(status).toBe(0);
-    expect(stdout).toMatch(prints[name] ?? /^$/);
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-});
+test.each(blocks.map(([, name, code]) => ({ name: name ?? '', code: code ?? '' })))(
+  '[1.8] README: $name runs as it stands',
+  ({ name, code }) => {
+    // Inside the checkout, so that `ebpf-lb` means this package as it was built.
+    const directory = mkdtempSync(path.join(root, 'build/readme-'));
+    try {
+      const file = path.join(directory, 'program.mjs');
+      writeFileSync(file, code);
+      const { stdout, stderr, status } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+      expect(stderr).toBe('');
+      expect(status).toBe(0);
+      expect(stdout).toMatch(prints[name] ?? /^$/);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  },
+);
