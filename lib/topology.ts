@@ -9,25 +9,25 @@ export interface Candidates {
   readonly allOut: boolean;
 }
 
-/** Backends that take new flows of their own accord; when all are out, the quarantined ones as if nothing were wrong with them. */
-function chooseActive(backends: readonly Backend[]): Candidates {
-  const active = backends.filter((backend) => backend.state === 'active' && backend.weight > 0);
-  if (active.length > 0) return { backends: active, allOut: false };
-  const quarantined = backends.filter((backend) => backend.state === 'quarantined' && backend.weight > 0);
-  return { backends: quarantined, allOut: quarantined.length > 0 };
-}
-
-function orTerminating(active: Candidates, backends: readonly Backend[]): Candidates {
-  if (active.backends.length > 0) return active;
-  return { backends: backends.filter((backend) => backend.state === 'terminating'), allOut: active.allOut };
+/**
+ * Active backends with weight; else terminating ones; else, when all are out, the quarantined ones as if nothing were wrong with them.
+ * `narrow` is for preferences: it never applies to the terminating.
+ */
+function choose(backends: readonly Backend[], narrow: (candidates: readonly Backend[]) => readonly Backend[]): Candidates {
+  const inState = (state: Backend['state']) => backends.filter((backend) => backend.state === state);
+  const weighty = (backend: Backend) => backend.weight > 0;
+  const active = inState('active').filter(weighty);
+  if (active.length > 0) return { backends: narrow(active), allOut: false };
+  const terminating = inState('terminating');
+  if (terminating.length > 0) return { backends: terminating, allOut: false };
+  const quarantined = inState('quarantined').filter(weighty);
+  return { backends: narrow(quarantined), allOut: quarantined.length > 0 };
 }
 
 /** Candidates of the cluster pool in one family: hints and preferences narrow the active ones, as in kube-proxy, never the terminating. */
 export function clusterCandidates(spec: Spec, family: Family, node: Node | undefined): Candidates {
   const backends = spec.backends.filter((backend) => familyOf(backend.address) === family);
-  const active = chooseActive(backends);
-  const near = byHints(active.backends, node) ?? byPlace(active.backends, spec.topology, node) ?? active.backends;
-  return orTerminating({ backends: near, allOut: active.allOut }, backends);
+  return choose(backends, (active) => byHints(active, node) ?? byPlace(active, spec.topology, node) ?? active);
 }
 
 /** Candidates among the backends of this node: of none, when it is not known which node this is. */
@@ -35,7 +35,7 @@ export function localCandidates(spec: Spec, family: Family, node: Node | undefin
   const backends = spec.backends.filter(
     (backend) => familyOf(backend.address) === family && node !== undefined && backend.place?.node === node.name,
   );
-  return orTerminating(chooseActive(backends), backends);
+  return choose(backends, (active) => active);
 }
 
 /**

@@ -8,7 +8,7 @@ export type Verdict = 'forward' | 'pass' | 'reject' | 'drop';
 export type Algorithm = 'random' | 'round-robin' | 'maglev' | 'source-hash';
 export type FrontendKind = 'cluster' | 'nodePort' | 'external' | 'loadBalancer' | 'hostPort';
 /**
- * Who gets new flows: active backends with a weight above 0; if none, quarantined ones, as if they were active; if none, terminating ones.
+ * Who gets new flows: active backends with a weight above 0; if none, terminating ones; if none, quarantined ones, as if they were active.
  * Backends in maintenance never do. Active and terminating ones keep their flows; so do established TCP flows of the others, whose connected UDP
  * sockets are moved off.
  */

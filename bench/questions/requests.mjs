@@ -14,7 +14,7 @@ const turnMs = 120;
 
 /** Client and server in a network namespace of their own, so that conntrack works for these rules alone. */
 function startWithRules(tool, desired) {
-  const probe = startProbe('requests', ['unshare', '--net']);
+  const probe = startProbe('requests', { prefix: ['unshare', '--net'] });
   const inside = ['nsenter', `--net=/proc/${probe.pid}/ns/net`];
   for (const [command, ...args] of loopbackCommands) runCommand(inside[0], [inside[1], command, ...args]);
   tool.load(desired, inside);

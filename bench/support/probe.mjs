@@ -7,24 +7,51 @@ import { Conversation, have, run } from './process.mjs';
 const sources = fileURLToPath(new URL('../probe', import.meta.url));
 const binaries = fileURLToPath(new URL('../../build/bench', import.meta.url));
 
-function build(name) {
+/** The first of these compilers that is installed. */
+function compiler(what, ...names) {
+  const found = names.find(have);
+  if (!found) throw new Error(`no compiler for ${what}: ${names.join(', ')}`);
+  return found;
+}
+
+/** Builds `name` with the command that `build` gives for a file name, unless it is newer than all sources. */
+function whenNewer(name, directories, build) {
   const binary = path.join(binaries, name);
-  const newest = Math.max(...readdirSync(sources).map((file) => statSync(path.join(sources, file)).mtimeMs));
-  if (existsSync(binary) && statSync(binary).mtimeMs > newest) return binary;
+  const files = directories.flatMap((directory) => readdirSync(directory).map((file) => path.join(directory, file)));
+  if (existsSync(binary) && files.every((file) => statSync(file).mtimeMs < statSync(binary).mtimeMs)) return binary;
   mkdirSync(binaries, { recursive: true });
-  const compiler = ['gcc', 'cc', 'clang'].find(have);
-  if (!compiler) throw new Error('no C compiler (gcc, cc or clang) for the probes');
   const fresh = `${binary}.${process.pid}`;
-  run(compiler, ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-o', fresh, path.join(sources, `${name}.c`)]);
+  const [command, ...args] = build(fresh);
+  run(command, args);
   renameSync(fresh, binary);
   return binary;
 }
 
-/** Starts a probe on the first CPU, through `prefix` (such as `unshare -n`). */
-export function startProbe(name, prefix = []) {
-  const [command, ...args] = [...prefix, build(name)];
+function buildProbe(name) {
+  const libraries = name === 'lookups' ? ['-lbpf', '-lpthread'] : [];
+  return whenNewer(name, [sources], (out) => [
+    ...[compiler('the probes', 'gcc', 'cc', 'clang'), '-std=gnu11', '-O2', '-Wall', '-Wextra'],
+    ...['-o', out, path.join(sources, `${name}.c`), ...libraries],
+  ]);
+}
+
+/** A BPF object of the bench, over the headers of the data path. Returns the file. */
+export function buildObject(name) {
+  const headers = fileURLToPath(new URL('../../bpf/include', import.meta.url));
+  const multiarch = run(compiler('the probes', 'gcc', 'cc', 'clang'), ['-print-multiarch']).trim();
+  const arch = process.arch === 'arm64' ? 'arm64' : 'x86';
+  return whenNewer(`${name}.bpf.o`, [sources, headers], (out) => [
+    ...[compiler('BPF programs', ...['', ...Array.from({ length: 9 }, (_, i) => `-${22 - i}`)].map((version) => `clang${version}`))],
+    ...['-target', 'bpf', '-mcpu=v3', '-O2', '-g', '-std=gnu11', '-Wall', `-D__TARGET_ARCH_${arch}`, `-I${headers}`],
+    ...['-isystem', `/usr/include/${multiarch}`, '-c', path.join(sources, `${name}.bpf.c`), '-o', out],
+  ]);
+}
+
+/** Starts a probe, on the first CPU unless `pin` says otherwise, through `prefix` (such as `unshare -n`). */
+export function startProbe(name, { prefix = [], pin = true } = {}) {
+  const [command, ...args] = [...prefix, buildProbe(name)];
   const probe = new Conversation(command, args);
-  probe.tell('cpu 0');
+  if (pin) probe.tell('cpu 0');
   return probe;
 }
 

@@ -45,12 +45,27 @@ Status make_directory(const std::string& path) {
   return ok();
 }
 
+// Is this still the directory of that name? close() with detach removes it.
+bool is_at(const UniqueFd& fd, const std::string& path) {
+  struct stat held, now;
+  return fstat(fd.get(), &held) == 0 && stat(path.c_str(), &now) == 0 && held.st_dev == now.st_dev && held.st_ino == now.st_ino;
+}
+
 // One writer: a lock on the directory itself, which the kernel drops however its holder ends.
 Result<UniqueFd> lock_directory(const std::string& path, uint32_t timeout_ms) {
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) return kernel_error("open", path, errno);
+  UniqueFd fd;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (flock(fd.get(), LOCK_EX | LOCK_NB)) {
+  for (;;) {
+    if (!fd || !is_at(fd, path)) {
+      LB_TRY(make_directory(path));
+      fd = UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (!fd && errno == ENOENT) continue;  // removed in between
+      if (!fd) return kernel_error("open", path, errno);
+    }
+    if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
+      if (is_at(fd, path)) return fd;
+      continue;
+    }
     if (errno != EWOULDBLOCK && errno != EINTR) return kernel_error("open", path, errno, "flock");
     if (std::chrono::steady_clock::now() >= deadline) {
       Error e = make_error("ERR_LOCKED", "open", path, "another process writes here; end it, wait longer with lockTimeoutMs, or open read-only");
@@ -60,7 +75,6 @@ Result<UniqueFd> lock_directory(const std::string& path, uint32_t timeout_ms) {
     }
     std::this_thread::sleep_for(kLockPoll);
   }
-  return fd;
 }
 
 }  // namespace
@@ -92,7 +106,6 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
   UniqueFd lock;
   const std::string& path = options.pin_path;
   if (!path.empty() && !options.readonly) {
-    LB_TRY(make_directory(path));
     auto locked = lock_directory(path, options.lock_timeout_ms);
     if (!locked) return locked.error();
     lock = std::move(*locked);

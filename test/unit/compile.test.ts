@@ -67,8 +67,8 @@ const all = [b(1), b(2, { state: 'terminating' }), b(3, { state: 'quarantined' }
 /** Backends given, ports of candidates, ports of those that keep their flows. */
 const states: [string, BackendSpec[], number[], number[]][] = [
   ['active ones go first', all, [1], [1, 2, 5]],
-  ['without an active one quarantined ones stand in, before terminating ones', all.slice(1), [3], [2, 3, 5]],
-  ['without active and quarantined ones terminating ones serve', [all[1]!, all[3]!, all[4]!], [2], [2, 5]],
+  ['without an active one terminating ones serve, before quarantined ones', all.slice(1), [2], [2, 5]],
+  ['without active and terminating ones quarantined ones stand in', [all[2]!, all[3]!, all[4]!], [3], [3, 5]],
   ['maintenance never serves', [all[3]!], [], []],
   ['weight 0 keeps what it has', [all[4]!], [], [5]],
   ['a quarantined one of weight 0 gets no flows either', [b(3, { state: 'quarantined', weight: 0 })], [], []],
