@@ -32,7 +32,12 @@ export const goals = [
   { question: 'memory', figure: 'service.ipv4.bytes', most: 250, text: 'kernel memory for each IPv4 service with 3 backends, bytes' },
   { question: 'memory', figure: 'fixed.bytes', most: 8 * 1024 * 1024, text: 'kernel memory at the default capacity, bytes' },
   { question: 'memory', figure: 'maglev.needlessMoves.percent', most: 2, text: 'needless moves when one of 10 Maglev backends goes, %' },
-  { question: 'memory', figure: 'maglev.table.bytes', most: 16 * 1024 * 1024, text: 'Maglev cells with anchors, 1,000 services x 10 backends, bytes' },
+  {
+    question: 'memory',
+    figure: 'maglev.table.bytes',
+    most: 16 * 1024 * 1024,
+    text: 'Maglev cells with anchors, 1,000 services x 10 backends, bytes',
+  },
 
   { question: 'lookups', figure: 'wrong', most: 0, text: 'lookups that saw a torn, a missing or a wrong row' },
 ];

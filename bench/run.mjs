@@ -34,7 +34,8 @@ function parse() {
   }
 }
 
-const describeMachine = () => `${os.cpus()[0].model.trim()}, ${os.cpus().length} CPUs, ${Math.round(os.totalmem() / 2 ** 30)} GiB, ${os.arch()}`;
+const describeMachine = () =>
+  `${os.cpus()[0].model.trim()}, ${os.cpus().length} CPUs, ${Math.round(os.totalmem() / 2 ** 30)} GiB, ${os.arch()}`;
 
 async function measure(wanted, signal) {
   const results = {};

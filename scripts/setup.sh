@@ -35,6 +35,7 @@ find_missing() {
 	want cmake cmake
 	want ninja ninja-build
 	want g++ g++
+	want make make
 	want pkg-config pkg-config
 	want flock util-linux
 	have_clang || missing+=('clang-19|clang-18|clang-17|clang-16|clang-15|clang-14|clang')

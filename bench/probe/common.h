@@ -172,7 +172,7 @@ static void end_with_parent(void)
 /* A listener on every address, both families, whose port no balanced address uses. */
 static int listen_on(int port, bool blocking)
 {
-	struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
 	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK), 0);
 	int one = 1, zero = 0;
 
@@ -205,7 +205,7 @@ static bool common_command(const char *line)
 /* Ends a connection without TIME_WAIT: hundreds of thousands of them would be left. */
 static void reset(int fd)
 {
-	struct linger now = { 1, 0 };
+	struct linger now = {1, 0};
 
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	close(fd);

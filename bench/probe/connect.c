@@ -11,8 +11,8 @@
  *   cycle BLOCKS BATCHES BATCH NAME...             the same; socket(), connect() and the end are timed
  *   verify NAME COUNT                              TCP: does getpeername() give the address that was asked for?
  *
- * Targets take turns: a block is BATCHES + 1 batches of one target, of which the first is not counted; then comes the next target's. The clock
- * is read around a batch of BATCH operations (tcp and cycle: around each, added up), so that percentiles are those of batch means.
+ * Targets take turns: a block is BATCHES + 1 batches of one target, of which the first is not counted; then comes the next target's. The
+ * clock is read around a batch of BATCH operations (tcp and cycle: around each, added up), so that percentiles are those of batch means.
  */
 #define _GNU_SOURCE
 #include "common.h"
@@ -154,7 +154,7 @@ static void verify(const char *name, long count)
 	long wrong = 0;
 
 	for (long i = 0; i < count; i++) {
-		struct sockaddr_storage asked, answered = { 0 };
+		struct sockaddr_storage asked, answered = {0};
 		socklen_t size = sizeof(answered);
 		int fd;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * One lookup with the balancer's own code (bpf/include), of a service at random, checked. Run with BPF_PROG_TEST_RUN on the maps of a pinned
- * balancer while commits change them. Every backend address says what it belongs to, from the lowest bit: 2 bits which of its service's, then
- * the service, then the commit, 24 bits in all, in 11.0.0.0/8 or fd80::/96.
+ * One lookup with the balancer's own code (bpf/include), of a service at random, checked. Run with BPF_PROG_TEST_RUN on the maps of a
+ * pinned balancer while commits change them. Every backend address says what it belongs to, from the lowest bit: 2 bits which of its
+ * service's, then the service, then the commit, 24 bits in all, in 11.0.0.0/8 or fd80::/96.
  */
 #include "abi.h"
 #include "config.h"
@@ -37,7 +37,7 @@ LB_INLINE __u32 next_random(struct lookups_count *count)
 
 LB_INLINE void describe(struct lb_flow *flow, __u32 service, bool six)
 {
-	*flow = (struct lb_flow){ .port = bpf_htons(80), .protocol = LB_IPPROTO_TCP, .scope = 0 };
+	*flow = (struct lb_flow){.port = bpf_htons(80), .protocol = LB_IPPROTO_TCP, .scope = 0};
 	if (six) {
 		flow->family = LB_IPV6;
 		flow->address[0] = bpf_htonl(0xfd960000);

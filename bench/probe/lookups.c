@@ -28,7 +28,8 @@ static void use_pinned(struct bpf_object *object, const char *pins)
 {
 	struct bpf_map *map;
 
-	bpf_object__for_each_map(map, object) {
+	bpf_object__for_each_map(map, object)
+	{
 		const char *name = bpf_map__name(map);
 		char path[4096];
 		int fd;
@@ -78,7 +79,7 @@ static void load(const char *file, const char *pins, uint32_t service_bits)
 	program = bpf_program__fd(bpf_object__find_program_by_name(object, "check_lookup"));
 	counts = bpf_object__find_map_fd_by_name(object, "lookups_counts");
 	for (uint32_t thread = 0; thread < LOOKUPS_THREADS; thread++) {
-		struct lookups_count start = { .random = 2463534242u + thread };
+		struct lookups_count start = {.random = 2463534242u + thread};
 
 		if (bpf_map_update_elem(counts, &thread, &start, BPF_ANY))
 			die("lookups_counts");
@@ -87,7 +88,7 @@ static void load(const char *file, const char *pins, uint32_t service_bits)
 
 static void *work(void *argument)
 {
-	uint32_t packet[16] = { (uint32_t)(uintptr_t)argument };
+	uint32_t packet[16] = {(uint32_t)(uintptr_t)argument};
 	uint64_t *spent = calloc(1, sizeof(*spent));
 	LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = packet, .data_size_in = sizeof(packet), .repeat = REPEAT);
 
@@ -101,7 +102,7 @@ static void *work(void *argument)
 
 static void run(long lookups, int threads, long seconds)
 {
-	struct lookups_count before[LOOKUPS_THREADS], sum = { 0 };
+	struct lookups_count before[LOOKUPS_THREADS], sum = {0};
 	pthread_t ids[LOOKUPS_THREADS];
 	uint64_t spent = 0;
 
@@ -138,7 +139,7 @@ int main(void)
 	int threads;
 
 	end_with_parent();
-	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY });
+	setrlimit(RLIMIT_MEMLOCK, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY});
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = 0;
 		if (sscanf(line, "load %4095s %4095s %u", file, pins, &bits) == 3) {

@@ -6,10 +6,10 @@
 /* Of one thread. */
 struct lookups_count {
 	unsigned long long lookups;
-	unsigned long long missed;    /* the service was not there, or had no backend */
-	unsigned long long foreign;   /* the answer is a backend of another service, or of none */
+	unsigned long long missed; /* the service was not there, or had no backend */
+	unsigned long long foreign; /* the answer is a backend of another service, or of none */
 	unsigned long long backwards; /* the answer is older than one given before, by any service */
-	unsigned int newest;          /* commit */
+	unsigned int newest; /* commit */
 	unsigned int random;
 };
 

@@ -7,15 +7,15 @@
  *   serve PORT                           starts the server
  *   run NAME MILLISECONDS                answers {"requests": N, "ns": N}
  *
- * The client opens WAVE connections and sends a request on each, then reads the answers and resets them. Over loopback connect() returns with
- * the handshake done, so both processes always have something to do and neither waits for the other's wake-up.
+ * The client opens WAVE connections and sends a request on each, then reads the answers and resets them. Over loopback connect() returns
+ * with the handshake done, so both processes always have something to do and neither waits for the other's wake-up.
  */
 #define _GNU_SOURCE
 #include "common.h"
 
-#define WAVE 32
+#define WAVE	      32
 #define REQUEST_BYTES 64
-#define ANSWER_BYTES 128
+#define ANSWER_BYTES  128
 
 /* Ends when the client did: it is its child. */
 static void serve(int port, int cpu)

@@ -24,8 +24,7 @@ function backends(commit, service) {
   ];
 }
 
-const frontends = (i, port) =>
-  [4, 6].map((family) => ({ kind: 'cluster', address: serviceAddress(i, family), port, protocol: 'tcp' }));
+const frontends = (i, port) => [4, 6].map((family) => ({ kind: 'cluster', address: serviceAddress(i, family), port, protocol: 'tcp' }));
 
 const desired = (commit) =>
   Array.from({ length: count }, (_, i) => ({ name: `s${i}`, frontends: frontends(i, servicePort), backends: backends(commit, i) }));
@@ -68,7 +67,10 @@ export async function run({ scratch, log }) {
       const { missed, foreign, backwards } = busy;
       const wrong = missed + foreign + backwards + quiet.missed + quiet.foreign + quiet.backwards;
       const figures = { lookups: busy.lookups, commits, 'keys.bornAndDeleted': keys, missed, foreign, backwards, wrong };
-      return { figures: { ...figures, 'quiet.ns': quiet.ns, 'besideCommits.ns': busy.ns, 'besideCommits.ratio': busy.ns / quiet.ns }, notes: [] };
+      return {
+        figures: { ...figures, 'quiet.ns': quiet.ns, 'besideCommits.ns': busy.ns, 'besideCommits.ratio': busy.ns / quiet.ns },
+        notes: [],
+      };
     },
     { pinPath },
   );

@@ -50,7 +50,8 @@ export async function run({ scratch, log }) {
   const routing = ['frontends6', ...grows].map((name) => empty.get(name));
   figures['fixed.bytes'] = bytesOf([...empty.values()]);
   figures['fixed.routing.bytes'] = bytesOf(routing);
-  for (const [name, map] of empty) notes.push(`fixed, ${name}: ${map.bytes.toLocaleString('en')} bytes for ${map.capacity.toLocaleString('en')}`);
+  for (const [name, map] of empty)
+    notes.push(`fixed, ${name}: ${map.bytes.toLocaleString('en')} bytes for ${map.capacity.toLocaleString('en')}`);
 
   log(`${count} services of 3 backends`);
   for (const family of [4, 6]) {

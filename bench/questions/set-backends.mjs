@@ -48,7 +48,8 @@ export async function run({ scratch, log }) {
       log(`  ${tool.name}`);
       tool.load(desired);
       const took = [];
-      for (let i = 0; i < toolChanges; i++) took.push(i % 2 === 0 ? tool.change(desired, before, after) : tool.change(desired, after, before));
+      for (let i = 0; i < toolChanges; i++)
+        took.push(i % 2 === 0 ? tool.change(desired, before, after) : tool.change(desired, after, before));
       figures[`${tool.name}.${count}.ms`] = median(took);
       tool.load([]);
     }

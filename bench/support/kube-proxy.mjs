@@ -33,8 +33,12 @@ const all = [
   tool('iptables', [iptables, '--noflush', '--counters'], iptablesRules, iptablesChange, () =>
     run(iptables, [], { input: '*nat\nCOMMIT\n' }),
   ),
-  tool('nftables', [have('nft') && 'nft', '-f', '-'], nftRules, (_, before, after) => nftChange(before, after), () =>
-    run('nft', ['flush', 'ruleset']),
+  tool(
+    'nftables',
+    [have('nft') && 'nft', '-f', '-'],
+    nftRules,
+    (_, before, after) => nftChange(before, after),
+    () => run('nft', ['flush', 'ruleset']),
   ),
 ];
 

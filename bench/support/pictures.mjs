@@ -62,7 +62,12 @@ function specification({ title, unit, zero, logarithmic, points }, subtitle) {
     background: 'white',
     data: { values: points },
     encoding: {
-      x: { field: 'services', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'services', values: counts, format: ',', grid: false } },
+      x: {
+        field: 'services',
+        type: 'quantitative',
+        scale: { type: 'log' },
+        axis: { title: 'services', values: counts, format: ',', grid: false },
+      },
       y: {
         field: 'value',
         type: 'quantitative',

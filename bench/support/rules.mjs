@@ -75,7 +75,8 @@ export function iptablesChange(services, before, after) {
 
 const suffix = ({ name, protocol }) => `${hash(name).slice(0, 8)}-${name.replace(':', `/${protocol}/`)}`;
 const chainOf = (service) => `service-${suffix(service)}`;
-const endpointChain = (service, backend) => `endpoint-${hash(`${service.name}${endpoint(backend)}`).slice(0, 8)}-${endpoint(backend).replace(':', '/')}`;
+const endpointChain = (service, backend) =>
+  `endpoint-${hash(`${service.name}${endpoint(backend)}`).slice(0, 8)}-${endpoint(backend).replace(':', '/')}`;
 const table = 'ip kube-proxy';
 
 function serviceRules(service) {
@@ -117,7 +118,9 @@ export function nftRules(services) {
     lines.push(`add chain ${table} ${chainOf(service)}`);
   }
   for (const service of services) {
-    lines.push(`add element ${table} service-ips { ${service.address} . ${service.protocol} . ${service.port} : goto ${chainOf(service)} }`);
+    lines.push(
+      `add element ${table} service-ips { ${service.address} . ${service.protocol} . ${service.port} : goto ${chainOf(service)} }`,
+    );
     lines.push(...serviceRules(service));
     for (const backend of service.backends) lines.push(...endpointRules(service, backend));
   }

@@ -132,7 +132,7 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
 
   if (!path.empty()) {
     // A log missing beside a complete set of maps: creation died between the two, and nothing was ever committed.
-    const bool has_log = access((path + "/log" + (b->maps_.control->log ? "1" : "0")).c_str(), F_OK) == 0;
+    const bool has_log = access((path + "/log" + (b->maps_.control->log & 1 ? "1" : "0")).c_str(), F_OK) == 0;
     auto log = has_log || b->maps_.control->number ? Log::open(path, b->maps_, false) : Log::create(path, b->maps_);
     if (!log) return log.error();
     b->log_ = std::make_unique<Log>(std::move(*log));
@@ -305,9 +305,9 @@ std::vector<AttachmentInfo> Balancer::attachments() {
   std::vector<AttachmentInfo> rows;
   if (closed_) return rows;
   if (options_.readonly) {
-    auto log = Log::open(options_.pin_path, maps_, true);
-    if (!log) return rows;
-    for (const auto& [id, record] : log->read().attachments) rows.push_back(Attachment::describe(record, options_.pin_path));
+    auto content = read_log();
+    if (!content) return rows;
+    for (const auto& [id, record] : content->attachments) rows.push_back(Attachment::describe(record, options_.pin_path));
   } else {
     for (const auto& [id, a] : attachments_) rows.push_back(a->info());
   }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
@@ -120,6 +121,10 @@ class Balancer {
   void repair_backends();
   Status resume_attachments();
   Status commit_locked(CommitInput input);
+  Result<LogContent> read_log();
+  Status decide(const Query& query, lb_answer& answer);
+  bool name_parts(Decision& decision) const;
+  bool region_backends(const lb_answer& answer, std::set<uint32_t>& indices) const;
   void remember_keys(const Service& service);
   Status refuse_if_closed(const char* operation) const;
   void count_ports(const Service& service, int by);

@@ -19,6 +19,14 @@ bool same_words(const lb_line* table, uint32_t first, const std::vector<__u64>& 
          std::memcmp(current + LB_HEAD_WORDS, words.data() + LB_HEAD_WORDS, (words.size() - LB_HEAD_WORDS) * 8) == 0;
 }
 
+std::vector<uint32_t> slots_of(const Service& service) {
+  std::vector<uint32_t> slots;
+  slots.reserve(service.frontends.size());
+  for (const auto& f : service.frontends) slots.push_back(f.slot);
+  std::sort(slots.begin(), slots.end());
+  return slots;
+}
+
 }  // namespace
 
 void build_region(const Service& service, uint8_t family, uint8_t pool, std::vector<__u64>& words) {
@@ -216,6 +224,7 @@ Status Commit::stage_backends(Service& next, const Service* old) {
 // Finds or makes the slot of every key; keys may come from another service that this commit changes.
 Status Commit::claim_frontends(Service& next, const Service* old) {
   first_insert_ = inserts_.size();
+  const auto before = old ? slots_of(*old) : std::vector<uint32_t>{};
   for (auto& f : next.frontends) {
     const auto released = released_.find(f.key);
     if (released != released_.end()) {
@@ -225,8 +234,7 @@ Status Commit::claim_frontends(Service& next, const Service* old) {
     }
     const auto held = b_.keys_.find(f.key);
     if (held != b_.keys_.end()) {
-      const bool ours = old && std::any_of(old->frontends.begin(), old->frontends.end(), [&](const Frontend& o) { return o.key == f.key; });
-      if (!ours)
+      if (!std::binary_search(before.begin(), before.end(), held->second))
         return make_error("ERR_FRONTEND_IN_USE", "commit", next.name,
                           f.key.address.text() + " port " + std::to_string(ntohs(f.key.port)) + " belongs to another service");
       f.slot = held->second;
@@ -237,8 +245,9 @@ Status Commit::claim_frontends(Service& next, const Service* old) {
   }
   if (!old || input_->put.size() + input_->remove.size() > 1) return ok();
   // One service alone: what it no longer names is free.
+  const auto after = slots_of(next);
   for (const auto& o : old->frontends)
-    if (std::none_of(next.frontends.begin(), next.frontends.end(), [&](const Frontend& f) { return f.key == o.key; }))
+    if (!std::binary_search(after.begin(), after.end(), o.slot))
       released_[o.key] = {o.key, o.slot, o.kind};
   return ok();
 }
@@ -278,13 +287,16 @@ Status Commit::stage_regions(Service& next, const Service* old) {
 }
 
 Status Commit::stage_slots(Service& next) {
+  size_t insert = first_insert_;  // inserts are in the order of the frontends
   for (const auto& f : next.frontends) {
     const auto region = std::find_if(next.regions.begin(), next.regions.end(),
                                      [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });
     __u64 before = b_.maps_.slots[f.slot];
     // A slot that is given out anew gets a new generation: what still names it by the old one is not of this key.
-    const bool fresh = std::any_of(inserts_.begin() + static_cast<long>(first_insert_), inserts_.end(), [&](const KeySlot& k) { return k.slot == f.slot; });
-    if (fresh) before = lb_slot_absent(lb_slot_generation(before) + 1);
+    if (insert < inserts_.size() && inserts_[insert].slot == f.slot) {
+      before = lb_slot_absent(lb_slot_generation(before) + 1);
+      insert++;
+    }
     const __u64 after = lb_slot_final(region->first, lb_slot_generation(before));
     if (after != before) slots_.push_back({f.slot, 0, before, after});
   }

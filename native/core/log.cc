@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "balancer.h"
+
 namespace lb {
 namespace {
 
@@ -161,7 +163,7 @@ std::string encode_text(const std::string& text) {
   return std::move(w.out);
 }
 
-std::string Log::pin(const std::string& directory, uint64_t segment) { return directory + "/log" + (segment ? "1" : "0"); }
+std::string Log::pin(const std::string& directory, uint64_t segment) { return directory + "/log" + (segment & 1 ? "1" : "0"); }
 
 Result<Mapping> Log::make_segment(uint64_t segment, size_t bytes) {
   bytes = (bytes + kBlock - 1) / kBlock * kBlock;
@@ -190,7 +192,7 @@ Result<Log> Log::create(const std::string& directory, Maps& maps) {
 Result<Log> Log::open(const std::string& directory, Maps& maps, bool readonly) {
   Log log(directory, maps);
   LB_TRY(log.map_segment(readonly));
-  log.tail_ = log.find_tail(nullptr);
+  log.tail_ = log.find_tail(load_acquire(&maps.control->number), nullptr);
   return log;
 }
 
@@ -212,9 +214,8 @@ Status Log::map_segment(bool readonly) {
   return ok();
 }
 
-size_t Log::find_tail(const std::function<void(RecordType, uint32_t, std::string_view)>& each) const {
+size_t Log::find_tail(uint64_t committed, const std::function<void(RecordType, uint32_t, std::string_view)>& each) const {
   const char* base = mapping_.as<char>();
-  const uint64_t committed = load_acquire(&maps_->control->number);
   size_t at = kFirst;
   while (at + sizeof(RecordHead) <= mapping_.length()) {
     RecordHead head;
@@ -232,7 +233,8 @@ size_t Log::find_tail(const std::function<void(RecordType, uint32_t, std::string
 
 LogContent Log::read() const {
   LogContent content;
-  find_tail([&](RecordType type, uint32_t subject, std::string_view payload) {
+  content.number = load_acquire(&maps_->control->number);
+  find_tail(content.number, [&](RecordType type, uint32_t subject, std::string_view payload) {
     switch (type) {
       case RecordType::put: {
         Service service;
@@ -274,7 +276,7 @@ LogContent Log::read() const {
 }
 
 void Log::cut() {
-  tail_ = find_tail(nullptr);
+  tail_ = find_tail(load_acquire(&maps_->control->number), nullptr);
   auto* head = mapping_.as<SegmentHead>();
   const size_t extent = std::min<size_t>(std::max<size_t>(head->extent, tail_ + sizeof(RecordHead)), mapping_.length());
   if (extent > tail_) std::memset(mapping_.as<char>() + tail_, 0, extent - tail_);
@@ -306,13 +308,15 @@ void Log::append(uint64_t number, const std::vector<LogRecord>& records) {
 Status Log::compact(const std::vector<LogRecord>& live, size_t more) {
   size_t bytes = kFirst + more + sizeof(RecordHead);
   for (const auto& r : live) bytes += size_of(r);
-  const uint64_t next = maps_->control->log ? 0 : 1;
+  const uint64_t next = maps_->control->log + 1;
   // Twice what is needed, so that the next compaction is as far away as this one was long.
   auto segment = make_segment(next, std::max(kSmallest, 2 * bytes));
   if (!segment) return segment.error();
   std::swap(mapping_, *segment);
   tail_ = kFirst;
+  stop_point();
   append(maps_->control->number, live);
+  stop_point();
   store_release(&maps_->control->log, next);
   return ok();
 }

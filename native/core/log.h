@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names, labels and specs, append-only in a pinned and mapped array (DATAPATH 7). A record counts once its number is reached.
-// Two segments take turns: a full one is compacted into the other, and one word of the control map says which lives.
+// Two segments take turns: a full one is compacted into the other, and one word of the control map, which counts, says which lives by its last bit.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,7 @@ struct LogRecord {
 
 // The whole content of a log, the last word on each subject.
 struct LogContent {
+  uint64_t number = 0;  // the commit that this is of
   std::unordered_map<uint32_t, Service> services;
   std::unordered_map<uint32_t, AttachmentRecord> attachments;
   std::string settings;
@@ -61,7 +62,7 @@ class Log {
   static std::string pin(const std::string& directory, uint64_t segment);
   Result<Mapping> make_segment(uint64_t segment, size_t bytes);
   Status map_segment(bool readonly);
-  size_t find_tail(const std::function<void(RecordType, uint32_t, std::string_view)>& each) const;
+  size_t find_tail(uint64_t committed, const std::function<void(RecordType, uint32_t, std::string_view)>& each) const;
 
   std::string directory_;
   Maps* maps_;

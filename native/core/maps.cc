@@ -85,13 +85,6 @@ Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory
   return maps;
 }
 
-// A directory may hold pins of other programs too.
-static bool is_ours(const std::string& name) {
-  if (name == "log0" || name == "log1" || name.rfind("link_", 0) == 0) return true;
-  auto object = Object::open("decide");
-  return object && object->map(("lb_" + name).c_str());
-}
-
 bool Maps::present(const std::string& directory) { return access(pin_of(directory, kControl).c_str(), F_OK) == 0; }
 
 void Maps::remove_pins(const std::string& directory) {
@@ -101,7 +94,11 @@ void Maps::remove_pins(const std::string& directory) {
   while (const dirent* entry = readdir(dir))
     if (entry->d_type != DT_DIR && entry->d_name[0] != '.') names.emplace_back(entry->d_name);
   closedir(dir);
-  std::erase_if(names, [](const std::string& n) { return !is_ours(n); });
+  // The directory may hold pins of other programs.
+  const auto object = Object::open("decide");
+  std::erase_if(names, [&](const std::string& n) {
+    return n != "log0" && n != "log1" && n.rfind("link_", 0) != 0 && !(object && object->map(("lb_" + n).c_str()));
+  });
   // The control map's pin goes first: what is left is known to be incomplete.
   std::stable_partition(names.begin(), names.end(), [](const std::string& n) { return n == std::string(kControl + 3); });
   for (const auto& name : names) unlink((directory + "/" + name).c_str());

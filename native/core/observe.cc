@@ -14,7 +14,7 @@
 namespace lb {
 namespace {
 
-constexpr int kSnapshotTries = 100;
+constexpr int kTries = 100;  // of an observer, while a writer is at work
 
 uint64_t boot_seconds() {
   timespec now;
@@ -36,26 +36,34 @@ Result<Snapshot> Balancer::snapshot() {
     for (const auto& [name, s] : services_) snapshot.services.push_back(*s);
     return snapshot;
   }
-  for (int attempt = 0; attempt < kSnapshotTries; attempt++) {
-    snapshot.number = number();
-    auto log = Log::open(options_.pin_path, maps_, true);
-    if (!log && snapshot.number == 0) return snapshot;
-    if (!log) return log.error();
-    LogContent content = log->read();
-    if (snapshot.number != number()) continue;
-    snapshot.settings = content.settings;
-    snapshot.has_settings = content.has_settings;
-    services_.clear();
-    by_id_.clear();
-    for (auto& [id, service] : content.services) {
-      auto s = std::make_unique<Service>(std::move(service));
-      by_id_[id] = s.get();
-      snapshot.services.push_back(*s);
-      services_[s->name] = std::move(s);
-    }
-    return snapshot;
+  auto content = read_log();
+  if (!content) return content.error();
+  snapshot.number = content->number;
+  snapshot.settings = content->settings;
+  snapshot.has_settings = content->has_settings;
+  services_.clear();
+  by_id_.clear();
+  for (auto& [id, service] : content->services) {
+    auto s = std::make_unique<Service>(std::move(service));
+    by_id_[id] = s.get();
+    snapshot.services.push_back(*s);
+    services_[s->name] = std::move(s);
   }
-  return make_error("ERR_KERNEL", "snapshot", options_.pin_path, "the state changed with every try to read it");
+  return snapshot;
+}
+
+// Of an observer: the state as of one commit. Later commits do not matter, as the log only grows; a compaction in between does.
+Result<LogContent> Balancer::read_log() {
+  for (int attempt = 0; attempt < kTries; attempt++) {
+    const __u64 segment = load_acquire(&maps_.control->log);
+    auto log = Log::open(options_.pin_path, maps_, true);
+    LogContent content;
+    if (log) content = log->read();
+    if (segment != load_acquire(&maps_.control->log)) continue;
+    if (log || number() == 0) return content;
+    return log.error();
+  }
+  return make_error("ERR_KERNEL", "snapshot", options_.pin_path, "the log was compacted with every try to read it; try again");
 }
 
 Needs Balancer::have() const { return {maps_.capacity.frontends, maps_.capacity.backends, maps_.capacity.cells}; }
@@ -126,13 +134,23 @@ double Balancer::moved_share(const Service& next) {
 }
 
 Result<Decision> Balancer::explain(const Query& query) {
-  if (options_.readonly) {
-    auto fresh = snapshot();
-    if (!fresh) return fresh.error();
+  for (int attempt = 0; attempt < kTries; attempt++) {
+    if (options_.readonly) {
+      auto fresh = snapshot();
+      if (!fresh) return fresh.error();
+    }
+    std::shared_lock alive(life_);
+    std::lock_guard lock(mutex_);
+    LB_TRY(refuse_if_closed("explain"));
+    Decision decision;
+    LB_TRY(decide(query, decision.answer));
+    if (name_parts(decision)) return decision;
   }
-  std::shared_lock alive(life_);
-  std::lock_guard lock(mutex_);
-  LB_TRY(refuse_if_closed("explain"));
+  return make_error("ERR_KERNEL", "explain", options_.pin_path, "the state changed with every try to read it; try again");
+}
+
+// Asks the program.
+Status Balancer::decide(const Query& query, lb_answer& answer) {
   if (!decide_) {
     auto object = Object::open("decide");
     if (!object) return object.error();
@@ -162,22 +180,37 @@ Result<Decision> Balancer::explain(const Query& query) {
   LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = &data, .data_out = &out, .data_size_in = sizeof data, .data_size_out = sizeof out, .repeat = 1);
   const int err = bpf_prog_test_run_opts(bpf_program__fd(decide_->program("lb_decide")), &opts);
   if (err) return kernel_error("explain", "decide", errno ? errno : -err);
+  answer = out.answer;
+  return ok();
+}
 
-  Decision decision;
-  decision.answer = out.answer;
-  const auto service = by_id_.find(out.answer.service);
-  if (service == by_id_.end()) return decision;
+// What the answer's numbers mean: service, frontend, candidates. False when a writer has changed it meanwhile.
+bool Balancer::name_parts(Decision& decision) const {
+  const lb_answer& answer = decision.answer;
+  if (!answer.service) return true;
+  const auto service = by_id_.find(answer.service);
+  if (service == by_id_.end()) return false;
   const Service& s = *service->second;
   decision.service = s.name;
   for (const auto& f : s.frontends)
-    if (f.slot == out.answer.slot) decision.frontend = f;
-  // The candidates are the region's own: the one that the program read.
+    if (f.slot == answer.slot) decision.frontend = f;
   std::set<uint32_t> indices;
-  const lb_line* line = maps_.table + out.answer.region;
-  for (uint32_t i = 0; i < line->head.length; i++) indices.insert(lb_cell_current(line->word[LB_HEAD_WORDS + i]));
+  if (!decision.frontend || !region_backends(answer, indices)) return false;
   for (const auto& b : s.backends)
-    if (indices.count(b.index)) decision.candidates.push_back(b);
-  return decision;
+    if (indices.erase(b.index)) decision.candidates.push_back(b);
+  const __u64 slot = load_acquire(&maps_.slots[answer.slot]);
+  return indices.empty() && lb_slot_kind(slot) == LB_SLOT_FINAL && lb_slot_region(slot) == answer.region;
+}
+
+// Those of the region that the program read. To an observer its lines may be another's by now (DATAPATH 9): then the serial is another, or the head is none.
+bool Balancer::region_backends(const lb_answer& answer, std::set<uint32_t>& indices) const {
+  const lb_line* line = maps_.table + answer.region;
+  const __u64 first = load_acquire(&line->word[0]);
+  const uint32_t length = __atomic_load_n(&line->head.length, __ATOMIC_RELAXED);
+  if (length > (static_cast<__u64>(maps_.lines) - answer.region) * LB_LINE_WORDS - LB_HEAD_WORDS) return false;
+  for (uint32_t i = 0; i < length; i++) indices.insert(lb_cell_current(__atomic_load_n(&line->word[LB_HEAD_WORDS + i], __ATOMIC_RELAXED)));
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  return load_acquire(&line->word[0]) == first;
 }
 
 uint64_t Balancer::total_connections() const {

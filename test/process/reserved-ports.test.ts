@@ -11,7 +11,7 @@ beforeAll(async () => {
 afterAll(() => lab?.close());
 beforeEach(async () => {
   pinPath = pinDirectory();
-  await lab.run('client', ['sysctl', '-qw', 'net.ipv4.ip_local_port_range=30000 60999', 'net.ipv4.ip_local_reserved_ports=40000']);
+  await lab.run('client', ['sh', '-ec', 'cd /proc/sys/net/ipv4; echo 30000 60999 > ip_local_port_range; echo 40000 > ip_local_reserved_ports']);
 });
 afterEach(() => removePins(pinPath));
 
