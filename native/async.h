@@ -25,6 +25,8 @@ class Task : public Napi::AsyncWorker {
   Task(Napi::Env env, Work work, Convert convert)
       : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)), convert_(std::move(convert)) {}
   void Execute() override { result_.emplace(work_()); }
+  // What was thrown, which native/core does not do: bad_alloc, system_error of a thread.
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
   void OnOK() override {
     Napi::HandleScope scope(Env());
     if (*result_)

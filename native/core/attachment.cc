@@ -55,9 +55,8 @@ std::string Attachment::pin(const char* program) const {
   return directory_ + "/link_" + std::to_string(record_.id) + "_" + (program + 3);
 }
 
-Status Attachment::set_namespaces(const Maps& maps, const AttachmentRecord& record) {
+Status Attachment::add_namespaces(const Maps& maps, const AttachmentRecord& record, std::vector<uint64_t>& cookies) {
   const int fd = maps.fd("lb_netns");
-  std::vector<uint64_t> cookies;
   for (const auto& path : record.netns) {
     auto netns = open_netns("attachCgroup", path);
     if (!netns) return netns.error();
@@ -70,7 +69,12 @@ Status Attachment::set_namespaces(const Maps& maps, const AttachmentRecord& reco
     const uint8_t one = 1;
     if (bpf_map_update_elem(fd, &key, &one, BPF_ANY)) return kernel_error("attachCgroup", "map lb_netns", errno);
   }
-  // Others of this id are of earlier options, or of an attachment that had the id before.
+  return ok();
+}
+
+// Others of this id are of earlier options, or of an attachment that had the id before.
+void Attachment::drop_namespaces(const Maps& maps, const AttachmentRecord& record, const std::vector<uint64_t>& cookies) {
+  const int fd = maps.fd("lb_netns");
   std::vector<lb_netns_key> stale;
   lb_netns_key at{}, next{};
   for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
@@ -78,7 +82,6 @@ Status Attachment::set_namespaces(const Maps& maps, const AttachmentRecord& reco
     if (at.attachment == record.id && std::find(cookies.begin(), cookies.end(), at.cookie) == cookies.end()) stale.push_back(at);
   }
   for (const auto& key : stale) bpf_map_delete_elem(fd, &key);
-  return ok();
 }
 
 Status Attachment::load(const Maps& maps) {
@@ -102,7 +105,9 @@ Result<std::unique_ptr<Attachment>> Attachment::create(const Maps& maps, const A
   }
   if (!on_cgroup2(record.path))
     return make_error("ERR_INVALID_ARGUMENT", "attachCgroup", record.path, "is not a cgroup v2 directory; find the hierarchy with: findmnt -t cgroup2");
-  LB_TRY(a->set_namespaces(maps, record));
+  std::vector<uint64_t> cookies;
+  LB_TRY(a->add_namespaces(maps, record, cookies));
+  a->drop_namespaces(maps, record, cookies);
   LB_TRY(a->load(maps));
   // Programs that forget come before those that remember, so that no record is left behind by an attachment that fails half-way.
   std::vector<std::string> names = program_names();
@@ -158,10 +163,13 @@ Result<std::unique_ptr<Attachment>> Attachment::resume(const Maps& maps, const A
 
 Status Attachment::replace(const Maps& maps, const AttachmentRecord& record) {
   Attachment next(record, directory_);
-  LB_TRY(next.set_namespaces(maps, record));
+  std::vector<uint64_t> cookies;
+  LB_TRY(next.add_namespaces(maps, record, cookies));
   LB_TRY(next.load(maps));
   for (const auto& [name, link] : links_)
     if (bpf_link_update(link.get(), bpf_program__fd(next.object_->program(name.c_str())), nullptr)) return kernel_error("attachCgroup", record.path + " " + name, errno);
+  // The programs that ran until now needed them.
+  next.drop_namespaces(maps, record, cookies);
   object_ = std::move(next.object_);
   record_ = record;
   return ok();

@@ -34,8 +34,6 @@ class Attachment {
   // Other options: newly loaded programs replace those that run.
   Status replace(const Maps& maps, const AttachmentRecord& record);
   Status detach();
-  // Says which namespaces the programs serve; for `options` that changed on a live attachment.
-  Status set_namespaces(const Maps& maps, const AttachmentRecord& record);
   AttachmentInfo info() const;
   const AttachmentRecord& record() const { return record_; }
   // Hooks whose link is no longer on the cgroup.
@@ -44,6 +42,9 @@ class Attachment {
  private:
   explicit Attachment(AttachmentRecord record, std::string directory) : record_(std::move(record)), directory_(std::move(directory)) {}
   Status load(const Maps& maps);
+  // Says which namespaces the programs serve: `cookies` are those of the record.
+  Status add_namespaces(const Maps& maps, const AttachmentRecord& record, std::vector<uint64_t>& cookies);
+  void drop_namespaces(const Maps& maps, const AttachmentRecord& record, const std::vector<uint64_t>& cookies);
   std::string pin(const char* program) const;
 
   AttachmentRecord record_;

@@ -145,6 +145,7 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
   if (!sweeper) return sweeper.error();
   b->sweeps_ = std::make_unique<SweepThread>(std::move(*sweeper));
   if (existing) {
+    LB_TRY(b->drop_canary());
     LB_TRY(b->resume_attachments());
     b->sweeps_->request();
   }
@@ -247,13 +248,19 @@ std::vector<LogRecord> Balancer::live_records() const {
   return records;
 }
 
+void Balancer::mark_attached(uint32_t id, bool on) {
+  const __u64 bit = 1ull << id;
+  store_release(&maps_.control->attachments, on ? maps_.control->attachments | bit : maps_.control->attachments & ~bit);
+}
+
 Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const std::vector<std::string>& netns, const std::string& options) {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);
   LB_TRY(refuse_if_closed("attachCgroup"));
   if (options_.readonly) return make_error("ERR_READONLY", "attachCgroup", path, "the balancer was opened read-only");
   AttachmentRecord record{0, path, options, netns};
-  const auto same = std::find_if(attachments_.begin(), attachments_.end(), [&](const auto& a) { return a.second->record().path == path; });
+  while (record.path.size() > 1 && record.path.back() == '/') record.path.pop_back();  // one cgroup is one attachment
+  const auto same = std::find_if(attachments_.begin(), attachments_.end(), [&](const auto& a) { return a.second->record().path == record.path; });
   if (same != attachments_.end()) record.id = same->first;
   for (uint32_t id = 1; !record.id && id < kAttachments; id++)
     if (!attachments_.count(id)) record.id = id;
@@ -265,17 +272,21 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
     LB_TRY(same->second->replace(maps_, record));
   } else {
     if (same != attachments_.end()) LB_TRY(same->second->detach());
+    // Before the first connection can be translated twice: see "nested" in bpf/include/sockets.h.
+    mark_attached(record.id, true);
     auto created = Attachment::create(maps_, record, options_.pin_path);
-    if (!created) return created.error();
+    if (!created) {
+      mark_attached(record.id, false);
+      return created.error();
+    }
     made = std::move(*created);
   }
-  // Before the first connection can be translated twice: see "nested" in bpf/include/sockets.h.
-  store_release(&maps_.control->attachments, maps_.control->attachments | 1ull << record.id);
   CommitInput input;
   input.attach.push_back(record);
   const Status logged = commit_locked(std::move(input));
   if (!logged) {
     if (made) (void)made->detach();
+    if (made) mark_attached(record.id, false);
     return logged.error();
   }
   if (made) attachments_[record.id] = std::move(made);
@@ -294,7 +305,7 @@ Status Balancer::detach(uint32_t id) {
   input.detach.push_back(id);
   LB_TRY(commit_locked(std::move(input)));
   LB_TRY(it->second->detach());
-  store_release(&maps_.control->attachments, maps_.control->attachments & ~(1ull << id));
+  mark_attached(id, false);
   attachments_.erase(it);
   return reserve_node_ports();
 }

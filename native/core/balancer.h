@@ -79,6 +79,8 @@ struct MapRow {
   uint64_t entries, capacity, bytes;
 };
 
+inline constexpr char kCanaryName[] = "\x01" "canary";  // no service of a user may begin with a control character
+
 class Balancer {
  public:
   static Result<std::unique_ptr<Balancer>> open(const OpenOptions& options);
@@ -121,6 +123,8 @@ class Balancer {
   void repair_backends();
   Status resume_attachments();
   Status commit_locked(CommitInput input);
+  Status drop_canary();
+  void mark_attached(uint32_t id, bool on);
   Result<LogContent> read_log();
   Status decide(const Query& query, lb_answer& answer);
   bool name_parts(Decision& decision) const;
@@ -142,6 +146,7 @@ class Balancer {
   std::unique_ptr<Log> log_;
   mutable std::shared_mutex life_;  // shared: in use; alone: closing. Taken before mutex_
   mutable std::mutex mutex_;
+  std::mutex canary_;  // one at a time; taken between life_ and mutex_
   std::atomic<bool> closed_ = false;
   std::unordered_map<std::string, std::unique_ptr<Service>> services_;
   std::unordered_map<uint32_t, Service*> by_id_;

@@ -21,13 +21,13 @@
 namespace lb {
 namespace {
 
-constexpr char kName[] = "\x01" "canary";  // no service of a user may begin with a control character
 constexpr char kAddress4[] = "192.0.0.8", kAddress6[] = "100::8";
-constexpr uint16_t kPort = 9, kBackendPort = 9;  // discard
+constexpr uint16_t kDiscard = 9;
 constexpr int kTimeoutMs = 5000;
 
 // The child between fork and exit: system calls only, no allocation.
-[[noreturn]] void run_child(int cgroup_procs, int netns, bool v6, int report) {
+[[noreturn]] void run_child(int cgroup_procs, int netns, const Key& key, int report) {
+  const bool v6 = key.address.family == LB_IPV6;
   auto leave = [&](int code) {
     (void)!write(report, &code, sizeof code);
     _exit(0);
@@ -46,11 +46,10 @@ constexpr int kTimeoutMs = 5000;
   sockaddr_in6 to6{}, seen{};
   sockaddr_in to4{};
   to4.sin_family = AF_INET;
-  to4.sin_port = to6.sin6_port = htons(kPort);
-  to4.sin_addr.s_addr = htonl(0xc0000008);
+  to4.sin_port = to6.sin6_port = key.port;
+  to4.sin_addr.s_addr = key.address.words[0];
   to6.sin6_family = AF_INET6;
-  to6.sin6_addr.s6_addr[0] = 1;
-  to6.sin6_addr.s6_addr[15] = 8;
+  std::memcpy(&to6.sin6_addr, key.address.words, sizeof to6.sin6_addr);
   const sockaddr* to = v6 ? reinterpret_cast<sockaddr*>(&to6) : reinterpret_cast<sockaddr*>(&to4);
   const socklen_t length = v6 ? sizeof to6 : sizeof to4;
   if (connect(fd, to, length)) leave(errno);
@@ -67,26 +66,31 @@ Result<double> Balancer::canary(const std::string& hook) {
   const bool v6 = hook == "connect6";
   std::string path;
   std::vector<std::string> netns_paths;
+  Frontend f;
   std::shared_lock alive(life_);
+  std::lock_guard one_at_a_time(canary_);
   {
     std::lock_guard lock(mutex_);
     LB_TRY(refuse_if_closed("verify"));
+    if (options_.readonly) return make_error("ERR_READONLY", "verify", hook, "the balancer was opened read-only");
     if (attachments_.empty()) return make_error("ERR_NOT_FOUND", "verify", hook, "nothing is attached");
     const auto& record = attachments_.begin()->second->record();
     path = record.path;
     netns_paths = record.netns;
     Service s;
-    s.name = kName;
-    s.owner = kName;
+    s.name = kCanaryName;
+    s.owner = kCanaryName;
     s.record = "null";
-    Frontend f;
     Address::parse(v6 ? kAddress6 : kAddress4, f.key.address);
-    f.key.port = htons(kPort);
     f.key.protocol = IPPROTO_UDP;
+    // A user may have a service there.
+    uint16_t port = kDiscard;
+    do f.key.port = htons(port++);
+    while (keys_.count(f.key));
     s.frontends.push_back(f);
     Backend b;
     Address::parse(v6 ? "::1" : "127.0.0.1", b.address);
-    b.port = htons(kBackendPort);
+    b.port = htons(kDiscard);
     b.flags = LB_BACKEND_EXISTING | LB_BACKEND_POOLS;
     b.weight = 1;
     s.backends.push_back(b);
@@ -111,11 +115,14 @@ Result<double> Balancer::canary(const std::string& hook) {
     const auto begin = std::chrono::steady_clock::now();
     const pid_t child = fork();
     if (child < 0) return kernel_error("verify", "fork", errno);
-    if (child == 0) run_child(procs.get(), netns ? netns.get() : -1, v6, writer.get());
+    if (child == 0) run_child(procs.get(), netns ? netns.get() : -1, f.key, writer.get());
     writer.reset();
     pollfd ready{reader.get(), POLLIN, 0};
     int code = ETIMEDOUT;
-    if (poll(&ready, 1, kTimeoutMs) > 0 && read(reader.get(), &code, sizeof code) != sizeof code) code = EIO;
+    int polled;
+    do polled = poll(&ready, 1, kTimeoutMs);
+    while (polled < 0 && errno == EINTR);
+    if (polled > 0 && read(reader.get(), &code, sizeof code) != sizeof code) code = EIO;
     if (code == ETIMEDOUT) kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     if (code) return kernel_error("verify", path + " " + hook, code, "a connection from this cgroup to a service address is not translated");
@@ -124,10 +131,16 @@ Result<double> Balancer::canary(const std::string& hook) {
   auto outcome = attempt();
   rmdir(cgroup.c_str());
   std::lock_guard lock(mutex_);
-  CommitInput input;
-  input.remove.push_back(kName);
-  LB_TRY(commit_locked(std::move(input)));
+  LB_TRY(drop_canary());
   return outcome;
+}
+
+// The canary's service: after the connect, or left behind by a verify() that was killed.
+Status Balancer::drop_canary() {
+  if (!services_.count(kCanaryName)) return ok();
+  CommitInput input;
+  input.remove.push_back(kCanaryName);
+  return commit_locked(std::move(input));
 }
 
 }  // namespace lb

@@ -196,10 +196,23 @@ bool Balancer::name_parts(Decision& decision) const {
     if (f.slot == answer.slot) decision.frontend = f;
   std::set<uint32_t> indices;
   if (!decision.frontend || !region_backends(answer, indices)) return false;
-  for (const auto& b : s.backends)
-    if (indices.erase(b.index)) decision.candidates.push_back(b);
+  if (!options_.readonly) {
+    for (const auto& b : s.backends)
+      if (indices.count(b.index)) decision.candidates.push_back(b);
+    return true;
+  }
+  // What was read of the log may be older than the region; as long as the slot names the region, the map has its backends.
+  for (const uint32_t index : indices) {
+    if (index >= maps_.backend_count()) return false;
+    Backend b;
+    b.address.family = decision.frontend->key.address.family;
+    std::memcpy(b.address.words, maps_.backends[index].address, sizeof b.address.words);
+    b.port = lb_backend_port(load_acquire(&maps_.backends[index].word));
+    decision.candidates.push_back(b);
+  }
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
   const __u64 slot = load_acquire(&maps_.slots[answer.slot]);
-  return indices.empty() && lb_slot_kind(slot) == LB_SLOT_FINAL && lb_slot_region(slot) == answer.region;
+  return lb_slot_kind(slot) == LB_SLOT_FINAL && lb_slot_region(slot) == answer.region;
 }
 
 // Those of the region that the program read. To an observer its lines may be another's by now (DATAPATH 9): then the serial is another, or the head is none.

@@ -44,7 +44,7 @@ void delete_unknown(int fd, const std::unordered_map<Key, uint32_t, KeyHash>& kn
 Status Balancer::recover() {
   std::vector<bool> slots(maps_.slot_count()), backends(maps_.backend_count()), ids(maps_.slot_count());
   std::vector<LineList::Block> lines;
-  if (log_ && maps_.control->number) {
+  if (log_) {
     repair_slots();
     LogContent content = log_->read();
     if (content.damaged)
@@ -85,12 +85,6 @@ Status Balancer::recover() {
       if (*word != use) __atomic_store_n(word, use, __ATOMIC_RELEASE);
     }
   }
-  if (log_ && !maps_.control->number) {
-    LB_TRY(repair_keys());  // a first commit that died: every key is unknown
-    repair_slots();
-    log_->cut();
-    repair_backends();
-  }
   // Nothing is given out before a grace period that begins after the repair: a program may hold what a dead commit wrote.
   if (log_) {
     auto grace = GracePeriod::create();
@@ -98,6 +92,8 @@ Status Balancer::recover() {
     LB_TRY(grace->wait());
     for (uint32_t i = 1; i < maps_.backend_count(); i++)
       if (!backends[i]) retire_counters(i, lb_backend_service(maps_.backends[i].word));
+    for (uint32_t i = 1; i < maps_.slot_count(); i++)
+      if (!ids[i]) maps_.failures[i] = maps_.failures[maps_.slot_count() + i] = 0;
   }
   std::lock_guard lock(indices_->mutex);
   indices_->slots.reset(maps_.slot_count(), slots);
