@@ -1,6 +1,7 @@
 import { defineConfig, type Options } from 'tsup';
 
-const common: Options = { target: 'node20', platform: 'node', silent: true };
+// keepNames: an error's class is named in stacks.
+const common: Options = { target: 'node20', platform: 'node', silent: true, keepNames: true };
 
 // The implementation is CommonJS only; scripts/build.mjs writes ES modules that re-export it. Two bundles would be two LoadBalancer classes
 // in a process that has both `import` and `require` somewhere, and Node 20 cannot require() an ES module.

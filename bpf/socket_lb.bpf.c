@@ -175,7 +175,9 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 		pin = lb_pin_of_slot(ctx, socket, lb_slot_ref(region.slot, region.generation));
 		socket->sender = lb_attachment + 1;
 	}
-	if (!pin || !lb_choice_keep(&choice, lb_pin_backend_ref(pin->word)))
+	/* The frontend may have moved to another service, whose backends are others. */
+	if (!pin || !lb_choice_keep(&choice, lb_pin_backend_ref(pin->word)) ||
+	    lb_backend_service(choice.word) != region.line->head.service)
 		reason = lb_send_first(ctx, &region, &flow, &choice, pin);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse_flow(reason, region.line->head.service);

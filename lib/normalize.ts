@@ -186,18 +186,18 @@ function normalizeFrontends(place: Place, given: Record<string, unknown>, nodePo
   if (frontends.length === 0) {
     throw place.wrong('frontends', "is missing or empty; give 'address' and 'port', or at least one frontend");
   }
-  for (let i = 1; i < frontends.length; i++) {
-    const twice = frontends.findIndex((other) => isSameFrontend(other, frontends[i]!));
-    if (twice === i) continue;
+  const first = new Map<string, number>();
+  for (let i = 0; i < frontends.length && frontends.length > 1; i++) {
+    // Of any kind: the datapath tells frontends apart by these three alone.
+    const { address, port, protocol } = frontends[i]!;
+    const name = `${address} ${port} ${protocol}`;
+    const twice = first.get(name);
+    first.set(name, i);
+    if (twice === undefined) continue;
     const nth = (n: number) => (shorthand === undefined ? `frontends[${n}]` : n === 0 ? "the shorthand 'address'" : `frontends[${n - 1}]`);
     throw place.wrong(nth(i), `has the address, port and protocol of ${nth(twice)}; give each frontend once`);
   }
   return frontends;
-}
-
-/** Of any kind: the datapath tells frontends apart by these three alone. */
-function isSameFrontend(a: Frontend, b: Frontend): boolean {
-  return a.port === b.port && a.protocol === b.protocol && a.address === b.address;
 }
 
 function normalizeAffinity(place: Place, value: unknown): number {

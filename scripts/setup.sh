@@ -46,6 +46,7 @@ find_missing() {
 	# tests, labs and demo
 	want ip iproute2
 	want curl curl
+	want ethtool ethtool
 }
 
 say() { echo "setup: $*"; }

@@ -1,13 +1,13 @@
 // Runs one question in a process of its own with a private network namespace, a private mount namespace with a bpffs, a cgroup and a scratch
 // directory, and takes all of that away again, however it ends.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const worker = fileURLToPath(new URL('../question.mjs', import.meta.url));
-const cgroupPrefix = 'ebpf-lb-bench-';
 
 function cgroupRoot() {
   const mount = readFileSync('/proc/self/mounts', 'utf8')
@@ -18,71 +18,62 @@ function cgroupRoot() {
   return mount[1];
 }
 
-/** Cgroups of runs that were killed. */
-function removeStale(root) {
-  for (const name of readdirSync(root)) {
-    if (!name.startsWith(cgroupPrefix) || existsSync(`/proc/${name.slice(cgroupPrefix.length)}`)) continue;
-    try {
-      rmdirSync(path.join(root, name));
-    } catch {
-      // its processes are still ending
-    }
-  }
+// Waits for the end of its input, which comes with the end of whoever started it, SIGKILL included. Only this run's processes are in its cgroup.
+const removal = `
+read -r _
+for i in $(seq 100); do
+  while read -r pid; do kill -9 "$pid"; done <"$1/cgroup.procs"
+  rmdir "$1" && break
+  sleep 0.05
+done
+rm -rf "$2"`;
+
+/** Makes cgroup and scratch directory; `remove` takes them away. */
+function makeRoom() {
+  const scratch = mkdtempSync(path.join(tmpdir(), 'ebpf-lb-bench-'));
+  const cgroup = path.join(cgroupRoot(), path.basename(scratch));
+  // In a process group of its own: Ctrl-C is not for it.
+  const remover = spawn('sh', ['-c', removal, 'remove', cgroup, scratch], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
+  const removed = once(remover, 'close');
+  mkdirSync(path.join(scratch, 'bpf'));
+  mkdirSync(cgroup);
+  const remove = async () => {
+    remover.stdin.end();
+    await removed;
+  };
+  return { cgroup, scratch, remove };
 }
 
-async function removeCgroup(directory) {
-  for (let i = 0; i < 100; i++) {
-    try {
-      rmdirSync(directory);
-      return;
-    } catch (error) {
-      if (error.code === 'ENOENT') return;
-      if (error.code !== 'EBUSY') throw error;
-      for (const pid of readFileSync(path.join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)) {
-        try {
-          process.kill(Number(pid), 'SIGKILL'); // only this run's processes are in its cgroup
-        } catch {
-          // gone meanwhile
-        }
-      }
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-  }
-  throw new Error(`${directory} stays busy`);
+function runWorker(question, { cgroup, scratch }, { log, signal }) {
+  return new Promise((resolve, reject) => {
+    // The worker dies with this process (setpriv), and with it the namespaces, the mount, the unpinned programs and the probes.
+    const wrapped = ['--pdeathsig', 'KILL', 'unshare', '--net', '--mount', '--propagation', 'private'];
+    const child = spawn('setpriv', [...wrapped, process.execPath, worker, question, cgroup, scratch], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      signal,
+      killSignal: 'SIGKILL',
+    });
+    let result;
+    child.on('message', (message) => {
+      if (message.log) log(message.log);
+      else result = message;
+    });
+    child.on('error', reject);
+    child.on('close', (status, killed) => {
+      if (result?.error) reject(new Error(result.error));
+      else if (result && status === 0) resolve(result);
+      else reject(new Error(`${question} ended with ${killed ?? `status ${status}`}`));
+    });
+  });
 }
 
 /** Resolves to `{ figures, notes }`. */
 export async function answer(question, { log, signal }) {
-  const root = cgroupRoot();
-  removeStale(root);
-  const cgroup = path.join(root, `${cgroupPrefix}${process.pid}`);
-  const scratch = mkdtempSync(path.join(tmpdir(), 'ebpf-lb-bench-'));
-  mkdirSync(cgroup);
-  mkdirSync(path.join(scratch, 'bpf'));
+  const room = makeRoom();
   try {
-    return await new Promise((resolve, reject) => {
-      // The worker dies with this process (setpriv), and with it the namespaces, the mount, the unpinned programs and the probes.
-      const wrapped = ['--pdeathsig', 'KILL', 'unshare', '--net', '--mount', '--propagation', 'private'];
-      const child = spawn('setpriv', [...wrapped, process.execPath, worker, question, cgroup, scratch], {
-        stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        signal,
-        killSignal: 'SIGKILL',
-      });
-      let result;
-      child.on('message', (message) => {
-        if (message.log) log(message.log);
-        else result = message;
-      });
-      child.on('error', reject);
-      child.on('close', (status, killed) => {
-        if (result?.error) reject(new Error(result.error));
-        else if (result && status === 0) resolve(result);
-        else reject(new Error(`${question} ended with ${killed ?? `status ${status}`}`));
-      });
-    });
+    return await runWorker(question, room, { log, signal });
   } finally {
-    await removeCgroup(cgroup);
-    rmSync(scratch, { recursive: true, force: true });
+    await room.remove();
   }
 }
 

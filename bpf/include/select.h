@@ -12,6 +12,7 @@
 #include "frontend.h"
 #include "hash.h"
 #include "maps.h"
+#include "random.h"
 #include "reasons.h"
 
 struct lb_choice {
@@ -90,7 +91,7 @@ LB_INLINE __u32 lb_cell_choose(const struct lb_head *head, const struct lb_flow 
 	case LB_SOURCE_HASH:
 		return lb_hash_scale(lb_hash_client(f), length);
 	default:
-		return lb_hash_scale(bpf_get_prandom_u32(), length);
+		return lb_hash_scale(changes ? lb_random() : bpf_get_prandom_u32(), length);
 	}
 }
 

@@ -30,9 +30,9 @@ const targets: Target[] = JSON.parse(process.argv[2] ?? '[]');
 let report: Report = { answers: [], lost: [], askedAgain: 0, kept: { from: '', requests: 0, broken: false } };
 let running = true;
 
-/** One request: over a connection of its own, or over the agent's. */
-async function askHttp({ address, port }: Target, agent: Agent | false): Promise<{ from: string; reused: boolean }> {
-  const request = get({ host: address, port, agent });
+/** One request: over a connection of its own, or over one of the pool. */
+async function askHttp({ address, port }: Target, pool: Agent | false): Promise<{ from: string; reused: boolean }> {
+  const request = get({ host: address, port, agent: pool });
   const timer = setTimeout(() => request.destroy(new Error(`no answer within ${patienceMs} ms`)), patienceMs);
   try {
     const [response] = (await once(request, 'response')) as [IncomingMessage];
@@ -81,10 +81,10 @@ async function askForever(target: Target): Promise<void> {
 
 /** One connection, with a request every now and then. */
 async function keepConnection(target: Target): Promise<void> {
-  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const pool = new Agent({ keepAlive: true, maxSockets: 1 });
   try {
     while (running) {
-      const { from, reused } = await askHttp(target, agent);
+      const { from, reused } = await askHttp(target, pool);
       if (!reused && report.kept.requests > 0) throw new Error('was closed');
       report.kept = { from, requests: report.kept.requests + 1, broken: false };
       await delay(100);
@@ -93,7 +93,7 @@ async function keepConnection(target: Target): Promise<void> {
     report.kept.broken = true;
     report.lost.push({ kind: target.kind, why: `the kept connection: ${messageOf(error)}` });
   }
-  agent.destroy();
+  pool.destroy();
 }
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

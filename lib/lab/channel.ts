@@ -24,7 +24,7 @@ export class Channel<R extends Requests> {
 
   /**
    * @param lab its name, for people who look at the list of processes
-   * @param place in the lab; omitted: outside of it, in a terminal session of its own
+   * @param place in the lab; omitted: outside of it. Either way a Ctrl-C in the owner's terminal does not reach it
    */
   constructor(script: string, lab: string, place?: Place) {
     this.#name = script;

@@ -58,6 +58,10 @@ std::string Attachment::pin(const char* program) const {
 Status Attachment::add_namespaces(const Maps& maps, const AttachmentRecord& record, std::vector<uint64_t>& cookies) {
   const int fd = maps.fd("lb_netns");
   for (const auto& path : record.netns) {
+    if (path.empty() && maps.control->host_netns) {
+      cookies.push_back(maps.control->host_netns);
+      continue;
+    }
     auto netns = open_netns("attachCgroup", path);
     if (!netns) return netns.error();
     auto cookie = netns_cookie(netns->get());

@@ -145,8 +145,8 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
   if (!sweeper) return sweeper.error();
   b->sweeps_ = std::make_unique<SweepThread>(std::move(*sweeper));
   if (existing) {
-    LB_TRY(b->drop_canary());
     LB_TRY(b->resume_attachments());
+    LB_TRY(b->drop_canary());
     b->sweeps_->request();
   }
   return b;
@@ -290,7 +290,7 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
     return logged.error();
   }
   if (made) attachments_[record.id] = std::move(made);
-  LB_TRY(reserve_node_ports());
+  (void)reserve_node_ports();
   return attachments_[record.id]->info();
 }
 
@@ -307,7 +307,8 @@ Status Balancer::detach(uint32_t id) {
   LB_TRY(it->second->detach());
   mark_attached(id, false);
   attachments_.erase(it);
-  return reserve_node_ports();
+  (void)reserve_node_ports();
+  return ok();
 }
 
 std::vector<AttachmentInfo> Balancer::attachments() {

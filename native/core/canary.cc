@@ -104,7 +104,9 @@ Result<double> Balancer::canary(const std::string& hook) {
     UniqueFd procs(::open((cgroup + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
     if (!procs) return kernel_error("verify", cgroup, errno);
     UniqueFd netns;
-    if (!netns_paths.empty()) {
+    if (!netns_paths.empty() && netns_paths.front().empty()) {
+      netns = UniqueFd(fcntl(netns_.get(), F_DUPFD_CLOEXEC, 0));
+    } else if (!netns_paths.empty()) {
       auto opened = open_netns("verify", netns_paths.front());
       if (!opened) return opened.error();
       netns = std::move(*opened);

@@ -142,11 +142,12 @@ void Commit::use_ports(const std::vector<Frontend>& frontends, bool on) {
     const uint8_t bit = port_bit(f.key);
     uint16_t& users = b_.port_users_[port * 4u + static_cast<unsigned>(__builtin_ctz(bit))];
     uint8_t* use = &b_.maps_.ports[port / 8].use[port % 8];
-    ports_changed_ = true;
     if (on) {
+      ports_changed_ |= users == 0;
       users++;
       __atomic_fetch_or(use, bit, __ATOMIC_RELEASE);
     } else if (users > 0 && --users == 0) {
+      ports_changed_ = true;
       __atomic_fetch_and(use, static_cast<uint8_t>(~bit), __ATOMIC_RELEASE);
     }
     stop_point();

@@ -3,13 +3,8 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/socket.h>
 
 #include <thread>
-
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
 
 namespace lb {
 
@@ -33,19 +28,6 @@ Status in_netns(int netns_fd, const std::function<Status()>& work) {
   });
   thread.join();
   return result;
-}
-
-Result<uint64_t> netns_cookie(int netns_fd) {
-  uint64_t cookie = 0;
-  const Status entered = in_netns(netns_fd, [&]() -> Status {
-    UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (!socket_fd) return kernel_error("socket", "network namespace", errno);
-    socklen_t length = sizeof cookie;
-    if (getsockopt(socket_fd.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length)) return kernel_error("SO_NETNS_COOKIE", "socket", errno, "needs kernel 5.14");
-    return ok();
-  });
-  if (!entered) return entered.error();
-  return cookie;
 }
 
 }  // namespace lb

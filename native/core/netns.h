@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Network namespaces by path: entering one on a thread of its own, and its cookie (SO_NETNS_COOKIE, kernel 5.14).
+// Network namespaces by path: entering one on a thread of its own, and its cookie (netns_cookie.cc).
 #pragma once
 
 #include <cstdint>

@@ -42,8 +42,12 @@ Probe probe_kernel() {
   add("set-retval", test(abilities.set_retval), "6.1", "ECONNREFUSED and EHOSTUNREACH for refused connects", "both are EPERM");
   add("inline-cookie", test(abilities.cast_context), "6.12", "the cheapest record of a TCP socket", "bpf_get_socket_cookie");
   add("sock-destroy", test(abilities.destroy), "6.5", "destroying UDP sockets of removed backends", "SOCK_DIAG destroy");
-  const auto here = open_netns("probe", "");
-  add("netns-cookie", test(here && netns_cookie(here->get())), "5.14", "explain and attachments for chosen namespaces", "");
+  // The option itself: netns_cookie() would fall back.
+  UniqueFd any(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  uint64_t cookie;
+  socklen_t length = sizeof cookie;
+  const bool option = any && getsockopt(any.get(), SOL_SOCKET, 71 /* SO_NETNS_COOKIE */, &cookie, &length) == 0;
+  add("netns-cookie", option ? "supported" : "unsupported", "5.14", "explain and attachments for chosen namespaces", "a program in a throw-away cgroup");
   probe.usable = true;
   for (const auto& f : probe.features)
     if (f.support == "unsupported" && f.fallback.empty()) probe.usable = false;

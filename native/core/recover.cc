@@ -153,7 +153,8 @@ Status Balancer::resume_attachments() {
   for (uint32_t id = 1; id < 64; id++)
     if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
   store_release(&maps_.control->attachments, live);
-  return reserve_node_ports();
+  (void)reserve_node_ports();
+  return ok();
 }
 
 }  // namespace lb

@@ -165,6 +165,7 @@ static void services_tcp(struct fixture *f)
 				       .protocol = IPPROTO_TCP };
 		uint64_t word = lb_frontend_word(lb_key4_tag(&key), slot);
 
+		f->filter[lb_filter_word(lb_key4_tag(&key))] |= lb_filter_bit(lb_key4_tag(&key));
 		if (bpf_map_update_elem(fixture_map(f, "lb_frontends4"), &key, &word, BPF_ANY))
 			die("frontend");
 		key.protocol = IPPROTO_UDP;
@@ -198,7 +199,7 @@ static void report(const char *chosen, int rounds)
 
 int main(int argc, char **argv)
 {
-	struct variant variant = { .name = "newest", .cast = true, .retval = true };
+	struct variant variant = { .name = "newest", .cast = true, .retval = true, .filter = true };
 	int rounds = argc > 2 ? atoi(argv[2]) : 20, listener, links[16], elsewhere[16], n = 0;
 	const char *wanted = argc > 3 ? argv[3] : "newest";
 	const char *chosen = argc > 4 ? argv[4] : "";
@@ -207,9 +208,10 @@ int main(int argc, char **argv)
 	cpu_set_t cpu;
 
 	if (argc < 2 || unshare(CLONE_NEWNET))
-		die("usage: %s OBJECTS [ROUNDS [newest|plain|legacy [ROWS]]]", argv[0]);
+		die("usage: %s OBJECTS [ROUNDS [newest|unfiltered|plain|legacy [ROWS]]]", argv[0]);
 	if (strcmp(wanted, "newest"))
-		variant = (struct variant){ .name = wanted, .legacy = !strcmp(wanted, "legacy"), .retval = strcmp(wanted, "legacy") };
+		variant = (struct variant){ .name = wanted, .legacy = !strcmp(wanted, "legacy"), .retval = strcmp(wanted, "legacy"),
+					     .cast = !strcmp(wanted, "unfiltered") };
 	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
 	CPU_ZERO(&cpu);
 	CPU_SET(1, &cpu);

@@ -169,6 +169,7 @@ static struct bpf_object *load(struct fixture *f, const char *directory, const c
 			die("map %s", bpf_map__name(m));
 	config(o, "lb_can_cast", v->cast);
 	config(o, "lb_can_set_retval", v->retval);
+	config(o, "lb_filter_kept", v->filter);
 	config(o, "lb_attachment", id);
 	config(o, "lb_all_namespaces", all_namespaces);
 	if (v->peer_mask) {
@@ -230,6 +231,7 @@ void fixture_open(struct fixture *f, const char *objects, const struct variant *
 	f->control = mapped(f, "lb_control");
 	f->verdicts = mapped(f, "lb_verdicts");
 	f->ports = mapped(f, "lb_ports");
+	f->filter = mapped(f, "lb_filter");
 	for (int i = 0; i < MAX_ATTACHMENTS; i++) {
 		if (mkdir(directories[i], 0755) && errno != EEXIST)
 			die("mkdir %s", directories[i]);
@@ -359,6 +361,7 @@ struct service service_add(struct fixture *f, struct endpoint at, int protocol, 
 			struct lb_key4 key = { .address = at.address[0], .port = at.port, .protocol = protocol, .scope = scope };
 
 			word = lb_frontend_word(lb_key4_tag(&key), s.slot);
+			f->filter[lb_filter_word(lb_key4_tag(&key))] |= lb_filter_bit(lb_key4_tag(&key));
 			if (bpf_map_update_elem(fixture_map(f, "lb_frontends4"), &key, &word, BPF_NOEXIST))
 				die("frontend %s", text(at));
 		} else {
@@ -366,6 +369,7 @@ struct service service_add(struct fixture *f, struct endpoint at, int protocol, 
 
 			memcpy(key.address, at.address, 16);
 			word = lb_frontend_word(lb_key6_tag(&key), s.slot);
+			f->filter[lb_filter_word(lb_key6_tag(&key))] |= lb_filter_bit(lb_key6_tag(&key));
 			if (bpf_map_update_elem(fixture_map(f, "lb_frontends6"), &key, &word, BPF_NOEXIST))
 				die("frontend %s", text(at));
 		}

@@ -18,7 +18,7 @@
 /* How the objects are loaded. */
 struct variant {
 	const char *name;
-	bool legacy, cast, retval;
+	bool legacy, cast, retval, filter;
 	uint32_t peer_mask; /* 0: as many sets as the map has */
 };
 
@@ -40,6 +40,7 @@ struct fixture {
 	struct lb_control *control;
 	struct lb_verdicts *verdicts;
 	struct lb_ports *ports;
+	__u64 *filter;
 	uint32_t next_slot, next_line, next_backend, next_service;
 };
 

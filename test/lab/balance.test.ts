@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { chiSquared, endpoint, Fixture, families, full } from '../support/fixture.js';
+import { chiSquared, endpoint, Fixture, families, full, REJECTED } from '../support/fixture.js';
 
 let f: Fixture;
 beforeAll(async () => {
@@ -125,6 +125,6 @@ describe.each(families)('$name', ({ family, vip }) => {
       ]),
     ).toEqual([0, 1]);
     f.lb.setBackends('st', [{ ...a, state: 'maintenance' }]);
-    expect((await f.client.tcp(vip, 80)).error).toBe('ECONNREFUSED');
+    expect((await f.client.tcp(vip, 80)).error).toBe(REJECTED);
   });
 });

@@ -1,7 +1,7 @@
 import type { Decision, Endpoint, PacketDescription, ServiceSpec } from 'ebpf-lb';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Client } from '../support/client.js';
-import { Fixture, full, slow } from '../support/fixture.js';
+import { DROPPED, Fixture, full, REJECTED, slow } from '../support/fixture.js';
 
 let f: Fixture;
 let clients: { client: Client; namespace: string }[];
@@ -117,7 +117,7 @@ test('[1.5] explain says what the socket then does, for random descriptions over
       expect(connected.error, where).toMatch(/ENETUNREACH|EHOSTUNREACH/);
       expect(after['forwarded'], where).toBe(before['forwarded']);
     } else {
-      expect(connected.error, where).toBe(decision.verdict === 'reject' ? 'ECONNREFUSED' : 'EHOSTUNREACH');
+      expect(connected.error, where).toBe(decision.verdict === 'reject' ? REJECTED : DROPPED);
       expect(after[decision.reason], where).toBe((before[decision.reason] ?? 0) + 1);
     }
     await client.ask('close', { socket });

@@ -158,6 +158,25 @@ test('a first commit with a node port that dies anywhere leaves no port protecte
   }
 });
 
+test('a compaction of the log that dies anywhere loses nothing', { timeout: 300_000 }, async () => {
+  const size = 60_000;
+  const program = `lb.addService({ name: 's', address: '10.96.0.1', port: 80 }); for (let i = 0; i < 20; i++) lb.updateService('s', { labels: { i: String(i), big: 'x'.repeat(${size}) } });`;
+  // The service is 8 writes, an update 3, and the log is full at the 17th.
+  let seen = 0;
+  for (let write = 50, ended = false; !ended; write++) {
+    ended = await runUntil(write, program);
+    const lb = await LoadBalancer.open({ pinPath });
+    const i = Number(lb.service('s')?.spec.labels?.['i']);
+    expect(i).toBeGreaterThanOrEqual(seen);
+    seen = i;
+    expect((await lb.verify()).problems).toEqual([]);
+    lb.updateService('s', { labels: null });
+    await lb.close({ detach: true });
+    removePins(pinPath);
+  }
+  expect(seen).toBe(19);
+});
+
 test('a recovery that dies anywhere is itself recovered from', { timeout: 600_000 }, async () => {
   const program = `lb.addService({ name: 'a', address: '10.96.0.1', port: 80, backends: [{ address: '10.1.0.1', port: 80 }] });
     await lb.apply([{ name: 'a', address: '10.96.0.2', port: 80, backends: [{ address: '10.1.0.2', port: 80 }] }, { name: 'b', address: '10.96.0.1', port: 80, backends: [{ address: '10.1.0.3', port: 80 }] }]);
@@ -175,18 +194,19 @@ test('a recovery that dies anywhere is itself recovered from', { timeout: 600_00
   }
 });
 
-test('a service that gets the id of one that is gone begins to count at zero, also after the next open', async () => {
-  const lb = await LoadBalancer.open({ pinPath });
-  await lb.attachCgroup(lab.cgroup);
-  lb.addService({ name: 'old', address: '10.96.0.3', port: 80 });
+test('a service that gets the id of one that is gone begins to count at zero, also when the process was killed in between', async () => {
+  const script = `import { LoadBalancer } from 'ebpf-lb'; const lb = await LoadBalancer.open({ pinPath: '${pinPath}' }); await lb.attachCgroup('${lab.cgroup}');
+    lb.addService({ name: 'old', address: '10.96.0.3', port: 80 }); process.stdout.write('ready');
+    process.stdin.once('data', () => { lb.removeService('old'); process.kill(process.pid, 'SIGKILL'); });`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['pipe', 'pipe', 'inherit'], cwd: support });
+  await once(child.stdout, 'data');
   expect((await client.tcp('10.96.0.3', 80)).error).toBe('ECONNREFUSED');
-  expect(lb.stats('old').failures.toString()).toBe('1');
-  lb.removeService('old');
-  await lb.close();
-  const next = await LoadBalancer.open({ pinPath });
-  next.addService({ name: 'new', address: '10.96.0.4', port: 80 });
-  expect(next.stats('new').failures.toString()).toBe('0');
-  await next.close({ detach: true });
+  child.stdin.write('go');
+  await once(child, 'exit');
+  const lb = await LoadBalancer.open({ pinPath });
+  lb.addService({ name: 'new', address: '10.96.0.4', port: 80 });
+  expect(lb.stats('new').failures.toString()).toBe('0');
+  await lb.close({ detach: true });
 });
 
 test('a hash that is full takes back the whole change, and the next one works', async () => {

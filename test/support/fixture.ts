@@ -7,6 +7,11 @@ export const full = process.env['EBPF_LB_FULL'] === '1';
 /** Emulated kernels are slower: deadlines are multiplied. */
 export const slow = Number(process.env['EBPF_LB_SLOW'] ?? 1);
 
+const tellsErrors = LoadBalancer.probe().features['set-retval']?.support === 'supported';
+/** What an application gets for a rejected and a dropped connect; before kernel 6.1 both are EPERM. */
+export const REJECTED = tellsErrors ? 'ECONNREFUSED' : 'EPERM';
+export const DROPPED = tellsErrors ? 'EHOSTUNREACH' : 'EPERM';
+
 export const families = [
   { family: 4 as const, name: 'IPv4', vip: '10.96.0.1', other: '10.96.0.2', mapped: (address: string) => address },
   { family: 6 as const, name: 'IPv6', vip: 'fd00:96::1', other: 'fd00:96::2', mapped: (address: string) => address },

@@ -55,7 +55,7 @@ function fakeSystem(present: string[]): void {
      done`,
   );
 }
-const everything = ['cmake', 'ninja', 'g++', 'make', 'pkg-config', 'clang-19', 'bpftool', 'ip', 'curl'];
+const everything = ['cmake', 'ninja', 'g++', 'make', 'pkg-config', 'clang-19', 'bpftool', 'ip', 'curl', 'ethtool'];
 const asked = () => readFileSync(path.join(scratch, 'apt.log'), 'utf8').trim().split('\n').sort();
 
 describe('scripts/setup.sh', () => {
