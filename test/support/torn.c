@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads that connect() UDP sockets to services without pause, send one datagram each, and decode where it arrived. Every backend address says which
-// commit, service and backend it is: 10.0.0.0/8 or fd01::/96 with 12 bits of commit, 10 of service, 2 of backend, port 1000. Each thread has a network
+// commit, service and backend it is: 10.0.0.0/8 or fd01::/96 with 12 bits of commit, 10 of service, 2 of backend, port 1000; of a single service 22 bits
+// of commit, as thousands of commits fit into the time for which a thread may not run. Each thread has a network
 // namespace of its own in which all of them are local and nothing else is. Ends when standard input does.
 //   torn FAMILY SERVICES THREADS      prints {connects, pairs, failed, foreign, backwards, swept, newest, error}
 // swept: the socket was destroyed between connect and send, because its backend was gone meanwhile.
@@ -110,9 +111,9 @@ static int connect_once(int receiver, int service)
 			failure();
 	} else {
 		atomic_fetch_add(&connects, 1);
-		if ((int)(bits >> 2 & 1023) != service)
+		if (services > 1 && (int)(bits >> 2 & 1023) != service)
 			atomic_fetch_add(&foreign, 1);
-		number = bits >> 12 & 4095;
+		number = services > 1 ? bits >> 12 & 4095 : bits >> 2 & 0x3fffff;
 	}
 	if (fd >= 0)
 		close(fd);
@@ -136,7 +137,9 @@ static void *work(void *seed)
 		/* No connect sees an older commit than the one before it did, of whichever service. */
 		if (before >= 0) {
 			atomic_fetch_add(&pairs, 1);
-			if (((number - before) & 4095) >= 2048)
+			int space = services > 1 ? 4096 : 1 << 22;
+
+			if (((number - before) & (space - 1)) >= space / 2)
 				atomic_fetch_add(&backwards, 1);
 		}
 		before = number;
