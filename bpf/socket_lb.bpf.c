@@ -131,7 +131,7 @@ LB_INLINE enum lb_reason lb_send_first(struct bpf_sock_addr *ctx, const struct l
 		pin = socket ? lb_pin_at(ctx, socket, i) : NULL;
 		if (!pin)
 			return LB_REASON_RECORD_FAILED;
-		socket->sender = lb_attachment + 1;
+		lb_sent_mark(socket, choice);
 	}
 	lb_pin_write(pin, flow, lb_slot_ref(region->slot, region->generation), choice);
 	lb_count_use(choice->index);
@@ -162,7 +162,7 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 	reason = lb_frontend_find(&flow, &region);
 	socket = lb_socket_seen(ctx);
 	if (socket && socket->sender) {
-		if (lb_attachment_is_other(socket->sender - 1))
+		if (lb_sent_by_other(socket, &flow))
 			return lb_pass(LB_REASON_ALREADY_TRANSLATED);
 		socket->sender = 0;
 	}
@@ -171,16 +171,16 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse_flow(reason, 0);
 
-	if (socket) {
+	if (socket)
 		pin = lb_pin_of_slot(ctx, socket, lb_slot_ref(region.slot, region.generation));
-		socket->sender = lb_attachment + 1;
-	}
 	/* The frontend may have moved to another service, whose backends are others. */
 	if (!pin || !lb_choice_keep(&choice, lb_pin_backend_ref(pin->word)) ||
 	    lb_backend_service(choice.word) != region.line->head.service)
 		reason = lb_send_first(ctx, &region, &flow, &choice, pin);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse_flow(reason, region.line->head.service);
+	if (socket)
+		lb_sent_mark(socket, &choice);
 	lb_context_write(ctx, six, flow.family, choice.backend->address, lb_backend_port(choice.word));
 	return LB_GO_ON;
 }

@@ -335,7 +335,7 @@ struct lb_peer4 {
 	__be32 address;
 	__be16 port;
 	__u8 attachment;
-	__u8 reserved;
+	__u8 check; /* hash of the backend's address */
 };
 struct lb_peers4 {
 	__u64 cookie[LB_WAYS];

@@ -35,6 +35,12 @@ LB_INLINE struct lb_peer_set6 *lb_peers6_of(__u32 hash)
 	return bpf_map_lookup_elem(&lb_peers6, &i);
 }
 
+/* Eight bits of a backend's address. */
+LB_INLINE __u8 lb_peer_check(const __be32 *address, __be16 port)
+{
+	return ((address[0] ^ address[1] ^ address[2] ^ address[3] ^ port) * 0x9e3779b1u) >> 24;
+}
+
 /* The way that has this cookie, -1 if none. */
 LB_INLINE int lb_way_find(const __u64 *cookies, __u64 cookie)
 {
@@ -72,9 +78,9 @@ LB_INLINE int lb_way_claim_from(__u64 *cookies, __u64 owner)
 #endif
 
 /* Remembers the service that the socket connects to; false when the set is full. `seen`: it may have a way already. */
-LB_INLINE bool lb_peer4_put(struct lb_peer_set4 *set, __u64 cookie, bool seen, const struct lb_flow *f)
+LB_INLINE bool lb_peer4_put(struct lb_peer_set4 *set, __u64 cookie, bool seen, const struct lb_flow *f, __u8 check)
 {
-	struct lb_peer4 peer = { .address = f->address[0], .port = f->port, .attachment = lb_attachment };
+	struct lb_peer4 peer = { .address = f->address[0], .port = f->port, .attachment = lb_attachment, .check = check };
 	int way = seen ? lb_way_find(set->cookie, cookie) : -1;
 
 	if (way < 0)
@@ -87,9 +93,9 @@ LB_INLINE bool lb_peer4_put(struct lb_peer_set4 *set, __u64 cookie, bool seen, c
 	return true;
 }
 
-LB_INLINE bool lb_peer6_put(struct lb_peer_set6 *set, __u64 cookie, bool seen, const struct lb_flow *f)
+LB_INLINE bool lb_peer6_put(struct lb_peer_set6 *set, __u64 cookie, bool seen, const struct lb_flow *f, __u8 check)
 {
-	struct lb_peer4 peer = { .port = f->port, .attachment = lb_attachment };
+	struct lb_peer4 peer = { .port = f->port, .attachment = lb_attachment, .check = check };
 	int way = seen ? lb_way_find(set->cookie, cookie) : -1;
 
 	if (way < 0)

@@ -12,6 +12,7 @@
 #include "frontend.h"
 #include "maps.h"
 #include "select.h"
+#include "sockets.h"
 
 /* The backend that a pin names, if it may go on serving it. */
 LB_INLINE bool lb_choice_keep(struct lb_choice *choice, __u32 ref)
@@ -21,6 +22,22 @@ LB_INLINE bool lb_choice_keep(struct lb_choice *choice, __u32 ref)
 	return lb_choice_set(choice, lb_ref_index(ref)) == LB_REASON_FORWARDED &&
 	       lb_backend_generation(choice->word) == lb_ref_generation(ref) &&
 	       (lb_backend_flags(choice->word) & serves) == serves;
+}
+
+/* Did another attachment's program choose this address for the datagram, in this very call? See sockets.h. */
+LB_INLINE bool lb_sent_by_other(const struct lb_socket *socket, const struct lb_flow *f)
+{
+	struct lb_choice sent;
+
+	return lb_attachment_is_other(socket->sender - 1) &&
+	       lb_choice_set(&sent, lb_ref_index(socket->sent_ref)) == LB_REASON_FORWARDED &&
+	       lb_backend_generation(sent.word) == lb_ref_generation(socket->sent_ref) && lb_backend_port(sent.word) == f->port && lb_address_equal(sent.backend->address, f->address, f->family);
+}
+
+LB_INLINE void lb_sent_mark(struct lb_socket *socket, const struct lb_choice *choice)
+{
+	socket->sent_ref = lb_backend_ref(choice->index, lb_backend_generation(choice->word));
+	socket->sender = lb_attachment + 1;
 }
 
 /* ---- one row of pins, of the socket or of the overflow: the index of one, -1 if none --------------------------------- */

@@ -9,8 +9,9 @@
 /* lb_sockets: the record comes first, it is what the sweep of sockets reads. */
 struct lb_socket {
 	struct lb_record record;
-	__u8 sender; /* attachment + 1 that translated this socket's last datagram; 0: it was not translated */
-	__u8 reserved[7];
+	__u32 sent_ref; /* the backend that this socket's last datagram went to */
+	__u8 sender;    /* attachment + 1 that sent it there; 0: it was not translated */
+	__u8 reserved[3];
 	struct lb_pin pin[LB_PINS];
 };
 

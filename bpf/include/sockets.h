@@ -6,9 +6,10 @@
  *
  * Nested cgroups: the kernel runs the programs of the inner cgroup first, in the same call, and each of ours replaces or
  * clears the socket's record whenever it runs. So a record of another attachment that is live was written in this very call,
- * and the address that we see is the backend that it chose. (An attachment that no longer covers the socket's namespace
- * clears its own records, and leaves others' alone; one that was detached is not live. UDP keeps its record when a connect is
- * refused, because it keeps its peer; so for UDP the address must be the record's backend, too.)
+ * and the address that we see is the backend that it chose. What is left are records of an attachment that runs no more for
+ * this socket: one that was detached is not live; one that covers the socket's namespace no more clears its own records; one
+ * that was detached and whose id was given to another cgroup's is told by the address, which is not the record's backend.
+ * (UDP compares it, as its record outlives a connect that is refused; a way of TCP has 8 bits of it.)
  */
 #ifndef LB_SOCKETS_H
 #define LB_SOCKETS_H
@@ -84,8 +85,8 @@ LB_INLINE void lb_record_write(struct lb_record *r, struct bpf_sock_addr *ctx, c
 
 /* ---- TCP: a way of a set, or the storage where there is none ---------------------------------------------------- */
 
-/* Attachment that wrote the socket's way, -1 if it has none. */
-LB_INLINE int lb_peer_attachment(struct bpf_sock_addr *ctx, __u8 family, __u64 cookie)
+/* The socket's way, NULL if it has none. */
+LB_INLINE const struct lb_peer4 *lb_peer_find(struct bpf_sock_addr *ctx, __u8 family, __u64 cookie)
 {
 	__u32 hash = lb_socket_hash(ctx->sk);
 	int way = -1;
@@ -95,28 +96,35 @@ LB_INLINE int lb_peer_attachment(struct bpf_sock_addr *ctx, __u8 family, __u64 c
 
 		if (set)
 			way = lb_way_find(set->cookie, cookie);
-		return set && way >= 0 && way < LB_SET_WAYS ? set->peer[way].attachment : -1;
+		return set && way >= 0 && way < LB_SET_WAYS ? &set->peer[way] : NULL;
 	}
 	struct lb_peer_set6 *set = lb_peers6_of(hash);
 
 	if (set)
 		way = lb_way_find(set->cookie, cookie);
-	return set && way >= 0 && way < LB_SET_WAYS ? set->peer[way].attachment : -1;
+	return set && way >= 0 && way < LB_SET_WAYS ? &set->peer[way] : NULL;
 }
 
-LB_INLINE bool lb_peer_remember(struct bpf_sock_addr *ctx, const struct lb_flow *f, __u64 cookie_seen)
+LB_INLINE bool lb_peer_is_others(const struct lb_peer4 *peer, const struct lb_flow *f)
 {
+	return peer->check == lb_peer_check(f->address, f->port) && lb_attachment_is_other(peer->attachment);
+}
+
+LB_INLINE bool lb_peer_remember(struct bpf_sock_addr *ctx, const struct lb_flow *f, const struct lb_choice *choice,
+				__u64 cookie_seen)
+{
+	__u8 check = lb_peer_check(choice->backend->address, lb_backend_port(choice->word));
 	__u64 cookie = cookie_seen ? cookie_seen : bpf_get_socket_cookie(ctx);
 	__u32 hash = lb_socket_hash(ctx->sk);
 
 	if (f->family == LB_IPV4) {
 		struct lb_peer_set4 *set = lb_peers4_of(hash);
 
-		return set && lb_peer4_put(set, cookie, cookie_seen, f);
+		return set && lb_peer4_put(set, cookie, cookie_seen, f, check);
 	}
 	struct lb_peer_set6 *set = lb_peers6_of(hash);
 
-	return set && lb_peer6_put(set, cookie, cookie_seen, f);
+	return set && lb_peer6_put(set, cookie, cookie_seen, f, check);
 }
 
 LB_INLINE void lb_peer_clear(struct bpf_sock_addr *ctx, __u8 family, __u64 cookie)
@@ -147,7 +155,7 @@ struct lb_memory {
 /* Fills in the memory; true if an inner cgroup's attachment has translated this call already. */
 LB_INLINE bool lb_memory_read(struct bpf_sock_addr *ctx, const struct lb_flow *f, struct lb_memory *memory)
 {
-	int attachment;
+	const struct lb_peer4 *peer;
 
 	memory->socket = NULL;
 	memory->cookie = 0;
@@ -155,8 +163,8 @@ LB_INLINE bool lb_memory_read(struct bpf_sock_addr *ctx, const struct lb_flow *f
 		memory->cookie = lb_context_cookie_seen(ctx);
 		if (!memory->cookie)
 			return false;
-		attachment = lb_peer_attachment(ctx, f->family, memory->cookie);
-		if (attachment >= 0 && lb_attachment_is_other(attachment))
+		peer = lb_peer_find(ctx, f->family, memory->cookie);
+		if (peer && lb_peer_is_others(peer, f))
 			return true;
 	}
 	memory->socket = lb_socket_seen(ctx);
@@ -169,9 +177,16 @@ LB_INLINE bool lb_memory_write(struct bpf_sock_addr *ctx, const struct lb_flow *
 {
 	struct lb_socket *socket = memory->socket;
 
-	if (f->protocol == LB_IPPROTO_TCP && !(head->flags & LB_REGION_TRACK) && !lb_context_is_kernels(ctx) &&
-	    lb_peer_remember(ctx, f, memory->cookie))
-		return true;
+	if (f->protocol == LB_IPPROTO_TCP) {
+		if (!(head->flags & LB_REGION_TRACK) && !lb_context_is_kernels(ctx) &&
+		    lb_peer_remember(ctx, f, choice, memory->cookie)) {
+			if (socket)
+				lb_write_once(socket->record.backend_ref, 0);
+			return true;
+		}
+		if (memory->cookie) /* of an earlier connect, which failed */
+			lb_peer_clear(ctx, f->family, memory->cookie);
+	}
 	if (!socket)
 		socket = lb_socket_make(ctx);
 	if (!socket)
@@ -195,8 +210,12 @@ static __noinline void lb_memory_disown(struct bpf_sock_addr *ctx, __u32 protoco
 	struct lb_socket *socket = lb_socket_seen(ctx);
 	__u64 cookie = protocol == LB_IPPROTO_TCP ? lb_context_cookie_seen(ctx) : 0;
 
-	if (cookie && lb_peer_attachment(ctx, family, cookie) == (int)lb_attachment)
-		lb_peer_clear(ctx, family, cookie);
+	if (cookie) {
+		const struct lb_peer4 *peer = lb_peer_find(ctx, family, cookie);
+
+		if (peer && peer->attachment == lb_attachment)
+			lb_peer_clear(ctx, family, cookie);
+	}
 	if (!socket)
 		return;
 	if (socket->record.attachment == lb_attachment)

@@ -131,6 +131,8 @@ class Balancer {
   bool region_backends(const lb_answer& answer, std::set<uint32_t>& indices) const;
   void remember_keys(const Service& service);
   Status refuse_if_closed(const char* operation) const;
+  void filter_key(const Key& key, bool on);
+  void rebuild_filter();
   void count_ports(const Service& service, int by);
   std::vector<LogRecord> live_records() const;
   void retire_counters(uint32_t backend, uint32_t service);
@@ -152,6 +154,7 @@ class Balancer {
   std::unordered_map<uint32_t, Service*> by_id_;
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
   PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
+  std::unordered_map<uint32_t, uint32_t> filter_users_;  // bit of lb_filter -> keys that have it
   std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use
   std::string settings_;
   bool has_settings_ = false;

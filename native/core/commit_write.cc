@@ -55,6 +55,7 @@ Status Commit::write() {
   const Status inserted = insert_keys();
   if (!inserted) {
     delete_keys(inserts_);  // those that got in; the others are not there
+    for (const auto& k : inserts_) b_.filter_key(k.key, false);
     if (b_.log_) b_.log_->cut();
     for (const auto& next : next_) use_ports(next->frontends, false);
     return inserted.error();
@@ -81,6 +82,7 @@ Status Commit::write_log() {
 
 Status Commit::insert_keys() {
   const Maps& maps = b_.maps_;
+  for (const auto& k : inserts_) b_.filter_key(k.key, true);
   for (const auto& k : inserts_) {
     store_release(&maps.slots[k.slot], lb_slot_absent(lb_slot_generation(maps.slots[k.slot]) + 1));
     stop_point();
@@ -180,6 +182,7 @@ void Commit::publish() {
     stop_point();
   }
   delete_keys(deletes_);
+  for (const auto& k : deletes_) b_.filter_key(k.key, false);
   for (const Service* s : removed_) use_ports(s->frontends, false);
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);

@@ -158,6 +158,7 @@ Status Maps::map_memory(bool readonly) {
   LB_TRY(map("lb_failures", failures));
   LB_TRY(map("lb_verdicts", verdicts));
   LB_TRY(map("lb_ports", ports));
+  LB_TRY(map("lb_filter", filter));
   if (control->capacity[0]) {
     const __u64* c = control->capacity;
     capacity = {static_cast<uint32_t>(c[0]), static_cast<uint32_t>(c[1]), static_cast<uint32_t>(c[2]), static_cast<uint32_t>(c[3]),
@@ -175,6 +176,7 @@ Status Maps::lend(Object& object) const {
     if (const int err = bpf_map__reuse_fd(m, it->second.get())) return kernel_error("open", it->first, -err);
   }
   const auto wanted = sizes(capacity, stripes);
+  object.set_config("lb_filter_kept", 1);
   object.set_config("lb_usage_stride", backend_count());
   object.set_config("lb_stripe_mask", stripes - 1);
   object.set_config("lb_peer4_mask", wanted.at("lb_peers4") - 1);

@@ -44,6 +44,7 @@ class Maps {
   __u64* failures = nullptr;
   lb_verdicts* verdicts = nullptr;
   lb_ports* ports = nullptr;
+  __u64* filter = nullptr;
 
   uint32_t slot_count() const { return capacity.frontends + 1; }
   uint32_t backend_count() const { return capacity.backends + 1; }

@@ -72,6 +72,7 @@ Status Balancer::recover() {
       services_[s->name] = std::move(s);
     }
     LB_TRY(repair_keys());
+    rebuild_filter();
     log_->cut();
     repair_backends();
     for (uint32_t i = 1; i < maps_.slot_count(); i++)

@@ -46,6 +46,8 @@ class Checker {
     if (bpf_map_lookup_elem(maps_.fd(v4 ? "lb_frontends4" : "lb_frontends6"), v4 ? static_cast<const void*>(&key4) : &key6, &word))
       return wrong(object, "the frontend is missing from the kernel's map");
     if (word != lb_frontend_word(f.key.tag(), f.slot)) return wrong(object, "the frontend names another slot than it should");
+    const uint32_t tag = f.key.tag();
+    if (!(maps_.filter[lb_filter_word(tag)] & lb_filter_bit(tag))) wrong(object, "the filter of addresses hides it");
     if (!slots_.insert(f.slot).second) wrong(object, "slot " + std::to_string(f.slot) + " is in use twice");
     const auto region = std::find_if(s.regions.begin(), s.regions.end(),
                                      [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });

@@ -2,11 +2,11 @@
 #define _GNU_SOURCE
 #include "fixture.h"
 
-#include <arpa/inet.h>
 #include <bpf/btf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static pid_t owner;
 static char root[256], before[512], directories[MAX_ATTACHMENTS][600];
 
 void die(const char *format, ...)
@@ -28,90 +29,6 @@ void die(const char *format, ...)
 	va_end(args);
 	fprintf(stderr, ": %s\n", strerror(errno));
 	exit(2);
-}
-
-/* ---- endpoints ---------------------------------------------------------------------------------------------------- */
-
-struct endpoint at4(const char *address, int port)
-{
-	struct endpoint e = { .family = LB_IPV4, .port = htons(port) };
-
-	if (inet_pton(AF_INET, address, e.address) != 1)
-		die("bad address %s", address);
-	return e;
-}
-
-struct endpoint at6(const char *address, int port)
-{
-	struct endpoint e = { .family = LB_IPV6, .port = htons(port) };
-
-	if (inet_pton(AF_INET6, address, e.address) != 1)
-		die("bad address %s", address);
-	return e;
-}
-
-bool same(struct endpoint a, struct endpoint b)
-{
-	return a.family == b.family && a.port == b.port && !memcmp(a.address, b.address, sizeof a.address);
-}
-
-const char *text(struct endpoint e)
-{
-	static char buffers[4][80];
-	static int next;
-	char host[64], *out = buffers[next++ % 4];
-
-	inet_ntop(e.family == LB_IPV4 ? AF_INET : AF_INET6, e.address, host, sizeof host);
-	snprintf(out, 80, e.family == LB_IPV4 ? "%s:%d" : "[%s]:%d", host, ntohs(e.port));
-	return out;
-}
-
-socklen_t to_sockaddr(struct endpoint e, bool mapped, struct sockaddr_storage *out)
-{
-	struct sockaddr_in *four = (void *)out;
-	struct sockaddr_in6 *six = (void *)out;
-
-	memset(out, 0, sizeof *out);
-	if (e.family == LB_IPV4 && !mapped) {
-		four->sin_family = AF_INET;
-		four->sin_port = e.port;
-		four->sin_addr.s_addr = e.address[0];
-		return sizeof *four;
-	}
-	six->sin6_family = AF_INET6;
-	six->sin6_port = e.port;
-	if (e.family == LB_IPV4) {
-		six->sin6_addr.s6_addr32[2] = htonl(0xffff);
-		six->sin6_addr.s6_addr32[3] = e.address[0];
-	} else {
-		memcpy(&six->sin6_addr, e.address, 16);
-	}
-	return sizeof *six;
-}
-
-struct endpoint from_sockaddr(const struct sockaddr_storage *in, bool *mapped)
-{
-	const struct sockaddr_in *four = (const void *)in;
-	const struct sockaddr_in6 *six = (const void *)in;
-	struct endpoint e = {};
-
-	*mapped = false;
-	if (in->ss_family == AF_INET) {
-		e.family = LB_IPV4;
-		e.port = four->sin_port;
-		e.address[0] = four->sin_addr.s_addr;
-		return e;
-	}
-	e.port = six->sin6_port;
-	e.family = LB_IPV6;
-	memcpy(e.address, &six->sin6_addr, 16);
-	if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
-		*mapped = true;
-		e.family = LB_IPV4;
-		e.address[0] = six->sin6_addr.s6_addr32[3];
-		e.address[1] = e.address[2] = e.address[3] = 0;
-	}
-	return e;
 }
 
 /* ---- objects and maps ------------------------------------------------------------------------------------------------ */
@@ -183,6 +100,34 @@ static struct bpf_object *load(struct fixture *f, const char *directory, const c
 
 static const char *objects_directory;
 
+static bool move_to(const char *directory)
+{
+	char path[700];
+	bool moved;
+	int fd;
+
+	snprintf(path, sizeof path, "%s/cgroup.procs", directory);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	moved = fd >= 0 && dprintf(fd, "%d\n", getpid()) > 0;
+	close(fd);
+	return moved;
+}
+
+/* Also when a check dies: no cgroup is left behind. */
+static void leave(void)
+{
+	if (getpid() != owner)
+		return;
+	move_to(before);
+	for (int i = MAX_ATTACHMENTS - 1; i >= 0; i--)
+		rmdir(directories[i]);
+}
+
+static void leave_on(int signal)
+{
+	_exit((leave(), 128 + signal));
+}
+
 static void prepare_machine(void)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
@@ -209,6 +154,10 @@ static void prepare_machine(void)
 		if (!strncmp(line, "0::", 3))
 			snprintf(before, sizeof before, "%s%.*s", root, (int)strcspn(line + 3, "\n"), line + 3);
 	fclose(mounts);
+	owner = getpid();
+	atexit(leave);
+	signal(SIGINT, leave_on);
+	signal(SIGTERM, leave_on);
 	snprintf(directories[0], sizeof directories[0], "%s/datapath-%d", root, getpid());
 	snprintf(directories[1], sizeof directories[1], "%.*s/inner", 500, directories[0]);
 }
@@ -273,14 +222,10 @@ void fixture_detach(struct fixture *f, int id)
 
 void fixture_enter(int cgroup)
 {
-	char path[700];
-	int fd;
+	const char *directory = cgroup < 0 ? before : directories[cgroup];
 
-	snprintf(path, sizeof path, "%s/cgroup.procs", cgroup < 0 ? before : directories[cgroup]);
-	fd = open(path, O_WRONLY);
-	if (fd < 0 || dprintf(fd, "%d\n", getpid()) < 0)
-		die("%s", path);
-	close(fd);
+	if (!move_to(directory))
+		die("%s", directory);
 }
 
 int fixture_attach_empty(struct fixture *f, int cgroup, int *links)

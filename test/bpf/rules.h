@@ -49,6 +49,7 @@ int accept_any(const int *listeners);
 int ways_in_use(struct world *w);
 int refusal(struct world *w, int with_retval);
 uint64_t namespace_cookie(struct world *w);
+int kernel_version(void); /* 6.1 is 601 */
 struct lb_record record_of(struct world *w, int fd);
 
 void rules_connect(struct world *w);

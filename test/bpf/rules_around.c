@@ -150,6 +150,48 @@ static void tracked(struct world *w)
 	CHECK(sweep(w, stale, 4) == 1 && stale[0].record.protocol == IPPROTO_TCP, "not found");
 	w->f.backends[s.backend[0]].word = word;
 	close(fd);
+
+	/* After a connect that failed, to a service that is not tracked; and the other way round. */
+	struct endpoint nobody = w->vip4;
+
+	nobody.port = htons(81);
+	for (int last_tracked = 0; last_tracked < 2; last_tracked++) {
+		fd = open_socket(AF_INET, SOCK_STREAM);
+		connect_to(fd, nobody);
+		CHECK(!connect_to(fd, vip) && same(peer_of(fd), vip), "peer is %s", text(peer_of(fd)));
+		connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr));
+		if (!last_tracked)
+			CHECK(!connect_to(fd, w->vip4) && same(peer_of(fd), w->vip4), "peer is %s", text(peer_of(fd)));
+		while (accept_any(w->tcp4) >= 0)
+			;
+		close(fd);
+	}
+}
+
+/* Without memory for the record the call fails, and says so. The limit is the namespace's own from 6.8 on. */
+static void no_memory(struct world *w)
+{
+	const char *limit = "/proc/sys/net/core/optmem_max";
+	uint64_t before = verdicts(&w->f, LB_REASON_RECORD_FAILED);
+	FILE *file = kernel_version() >= 608 ? fopen(limit, "r+") : NULL;
+	int old, udp = open_socket(AF_INET, SOCK_DGRAM);
+
+	if (!file || fscanf(file, "%d", &old) != 1) {
+		printf("  skipped: the limit on socket memory is the whole machine's before 6.8\n");
+		close(udp);
+		return;
+	}
+	rewind(file);
+	fprintf(file, "1\n");
+	fflush(file);
+	CHECK(connect_to(udp, w->vip4) == refusal(w, EHOSTUNREACH), "%s", strerror(errno));
+	CHECK(send_to(udp, &w->vip4) == refusal(w, EHOSTUNREACH), "%s", strerror(errno));
+	CHECK(verdicts(&w->f, LB_REASON_RECORD_FAILED) == before + 2, "%lu", verdicts(&w->f, LB_REASON_RECORD_FAILED) - before);
+	rewind(file);
+	fprintf(file, "%d\n", old);
+	fclose(file);
+	CHECK(!connect_to(udp, w->vip4) && same(peer_of(udp), w->vip4), "peer is %s", text(peer_of(udp)));
+	close(udp);
 }
 
 void rules_around(struct world *w)
@@ -164,4 +206,6 @@ void rules_around(struct world *w)
 	sweeps(w, AF_INET6, w->vip4, &w->service[0][0], w->backend4);
 	rule = "tracked TCP";
 	tracked(w);
+	rule = "what cannot be recorded fails";
+	no_memory(w);
 }

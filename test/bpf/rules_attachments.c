@@ -21,6 +21,7 @@ static void nested_once(struct world *w, int family, struct endpoint vip, const 
 {
 	const struct service *tcp = &w->service[1][six], *udp = &w->service[0][six];
 	uint64_t tcp_before = uses(w, tcp), udp_before = uses(w, udp);
+	uint64_t translated = verdicts(&w->f, LB_REASON_ALREADY_TRANSLATED);
 	int fd, reuse = open_socket(family, SOCK_DGRAM);
 
 	for (int i = 0; i < 5; i++) {
@@ -38,6 +39,7 @@ static void nested_once(struct world *w, int family, struct endpoint vip, const 
 		CHECK(!connect_to(reuse, backends[i % BACKENDS]), "%s", strerror(errno));
 		CHECK(same(peer_of(reuse), backends[i % BACKENDS]), "peer is %s", text(peer_of(reuse)));
 	}
+	CHECK(verdicts(&w->f, LB_REASON_ALREADY_TRANSLATED) == translated + 10, "%lu", verdicts(&w->f, LB_REASON_ALREADY_TRANSLATED) - translated);
 	CHECK(uses(w, tcp) == tcp_before + 5, "%lu TCP connections", uses(w, tcp) - tcp_before);
 	CHECK(uses(w, udp) == udp_before + 5, "%lu UDP connections", uses(w, udp) - udp_before);
 	close(reuse);
@@ -131,6 +133,30 @@ static void inner_elsewhere(struct world *w)
 	close(tcp);
 }
 
+/* An attachment went, and its id is another cgroup's now: what it left in sockets is nobody's translation. */
+static void id_again(struct world *w)
+{
+	struct endpoint nobody = w->vip4, vip = at4("10.99.0.1", 53);
+	int udp, tcp;
+
+	nobody.port = htons(81);
+	udp = open_connected(AF_INET, SOCK_DGRAM, w->vip4);
+	tcp = open_socket(AF_INET, SOCK_STREAM);
+	CHECK(connect_to(tcp, nobody) == ECONNREFUSED, "%s", strerror(errno));
+	CHECK(!send_to(udp, &vip), "%s", strerror(errno));
+	CHECK(record_of(w, udp).attachment == 1, "attachment %d", record_of(w, udp).attachment);
+	fixture_detach(&w->f, 1);
+	w->f.control->attachments |= 2;
+	CHECK(!connect_to(tcp, w->vip4), "%s", strerror(errno));
+	CHECK(accept_any(w->tcp4) >= 0 && same(peer_of(tcp), w->vip4), "peer is %s", text(peer_of(tcp)));
+	CHECK(!send_to(udp, &vip), "%s", strerror(errno));
+	CHECK(!connect_to(udp, w->vip4) && record_of(w, udp).attachment == 0, "attachment %d", record_of(w, udp).attachment);
+	w->f.control->attachments &= ~2ull;
+	fixture_attach(&w->f, 1);
+	close(udp);
+	close(tcp);
+}
+
 static void namespaces(struct world *w)
 {
 	struct lb_netns_key key = { .cookie = namespace_cookie(w) };
@@ -163,6 +189,8 @@ void rules_attachments(struct world *w)
 	nested_chain(w);
 	rule = "nested cgroups count a refusal once";
 	nested_refusal(w);
+	rule = "an attachment's id is given out again";
+	id_again(w);
 	rule = "an inner attachment for other namespaces leaves the call to the outer one";
 	inner_elsewhere(w);
 	fixture_detach(&w->f, 1);

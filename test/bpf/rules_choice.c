@@ -115,6 +115,10 @@ static void affinity(struct world *w)
 	options.indices = s.backend;
 	service_add(&w->f, second, IPPROTO_UDP, NULL, BACKENDS, options);
 
+	rule = "explain leaves no affinity";
+	decide(w, vip, 4711, 0);
+	key = (struct lb_affinity_key){ .service = s.service, .family = LB_IPV4, .kind = LB_CLIENT_NETNS, .client = { 4711 } };
+	CHECK(bpf_map_lookup_elem(map, &key, &value), "it did");
 	rule = "affinity: one for all frontends of a service";
 	first = choose(w, vip);
 	for (int i = 0; i < 20; i++)
@@ -263,6 +267,16 @@ static void commits(struct world *w)
 	CHECK(!record_of(w, fd).backend_ref, "translated");
 	CHECK(decide(w, vip, 0, 0).verdict == LB_PASS, "explain differs");
 	close(fd);
+
+	rule = "an element that went to another key is not believed";
+	struct lb_key4 key = { .address = vip.address[0], .port = vip.port, .protocol = IPPROTO_UDP, .scope = LB_SCOPE_INTERNAL };
+	uint64_t right = lb_frontend_word(lb_key4_tag(&key), s.slot), wrong = lb_frontend_word(lb_key4_tag(&key) ^ 1 << 20, s.slot);
+
+	w->f.slots[s.slot] = lb_slot_final(s.line, 2);
+	bpf_map_update_elem(fixture_map(&w->f, "lb_frontends4"), &key, &wrong, BPF_EXIST);
+	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_NOT_A_SERVICE, "believed");
+	bpf_map_update_elem(fixture_map(&w->f, "lb_frontends4"), &key, &right, BPF_EXIST);
+	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED, "not found");
 
 	rule = "an index out of range drops, and says so";
 	w->f.slots[s.slot] = lb_slot_final(0xffffff, 2);

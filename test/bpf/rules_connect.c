@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #ifndef IPPROTO_MPTCP
@@ -72,6 +73,49 @@ static void tcp_nonblocking(struct world *w)
 	CHECK(connect_to(fd, w->backend4[0]) == EISCONN, "%s", strerror(errno));
 	CHECK(same(peer_of(fd), w->vip4), "peer is %s", text(peer_of(fd)));
 	close(fd);
+}
+
+static void *tcp_racer(void *argument)
+{
+	struct { struct world *w; int wrong; } *race = argument;
+
+	for (int i = 0; i < 300; i++) {
+		const bool direct = i % 5 == 4;
+		struct endpoint to = direct ? race->w->backend4[i % BACKENDS] : race->w->vip4;
+		int fd = open_socket(AF_INET, SOCK_STREAM);
+
+		race->wrong += connect_to(fd, to) || !same(peer_of(fd), to);
+		close(fd);
+	}
+	return NULL;
+}
+
+/* Sockets of several threads compete for ways; with one set, for seven or eight of them. */
+static void tcp_race(struct world *w)
+{
+	struct { struct world *w; int wrong; } races[6];
+	int held[5], before = ways_in_use(w), wrong = 0;
+	pthread_t threads[6];
+
+	for (int i = 0; i < 5; i++)
+		held[i] = open_connected(AF_INET, SOCK_STREAM, w->vip4);
+	for (int i = 0; i < 6; i++) {
+		races[i].w = w;
+		races[i].wrong = 0;
+		pthread_create(&threads[i], NULL, tcp_racer, &races[i]);
+	}
+	for (int i = 0; i < 6; i++) {
+		pthread_join(threads[i], NULL);
+		wrong += races[i].wrong;
+	}
+	CHECK(!wrong, "%d of 1800", wrong);
+	for (int i = 0; i < 5; i++) {
+		CHECK(same(peer_of(held[i]), w->vip4), "peer is %s", text(peer_of(held[i])));
+		close(held[i]);
+	}
+	CHECK(ways_in_use(w) == before, "%d ways, %d before", ways_in_use(w), before);
+	while (accept_any(w->tcp4) >= 0)
+		;
 }
 
 static void mptcp(struct world *w)
@@ -208,6 +252,8 @@ void rules_connect(struct world *w)
 	tcp_direct(w->vip4, w->backend4, w->tcp4, AF_INET);
 	tcp_many(w, AF_INET, w->vip4, w->tcp4);
 	tcp_nonblocking(w);
+	rule = "TCP sockets of several threads";
+	tcp_race(w);
 	rule = "TCP over IPv6";
 	tcp(w, AF_INET6, w->vip6, w->tcp6);
 	tcp_direct(w->vip6, w->backend6, w->tcp6, AF_INET6);
