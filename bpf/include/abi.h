@@ -275,12 +275,10 @@ LB_INLINE __u64 lb_affinity_tag(const struct lb_affinity_key *k)
 
 /* ---- sockets ------------------------------------------------------------------------------------------------------- */
 
-#define LB_PINS 4       /* in the socket's storage */
-#define LB_PAGE_PINS 8  /* in one overflow page */
-#define LB_PAGES 8      /* overflow pages of a socket: 4 + 8 * 8 frontends in all */
-#define LB_PIN_BUSY (~0ull)
+#define LB_PINS 4       /* of an unconnected UDP socket, in lb_sockets */
+#define LB_MORE_PINS 64 /* in lb_pins, for sockets that talk to more services */
 
-/* slot 20 | its generation 12 | backend 20 | its generation 12; 0: free; LB_PIN_BUSY: the address is being written. */
+/* slot 20 | its generation 12 | backend 20 | its generation 12; 0: free. */
 LB_INLINE __u64 lb_pin_word(__u32 slot_ref, __u32 backend_ref) { return (__u64)slot_ref << 32 | backend_ref; }
 LB_INLINE __u32 lb_slot_ref(__u32 slot, __u32 generation) { return lb_backend_ref(slot, generation); }
 LB_INLINE __u32 lb_pin_slot_ref(__u64 w) { return (__u32)(w >> 32); }
@@ -288,18 +286,12 @@ LB_INLINE __u32 lb_pin_backend_ref(__u64 w) { return (__u32)w; }
 
 struct lb_pin {
 	__u64 word;
-	__be32 address[4]; /* service address, IPv4 in address[0]; written once, before the word */
+	__be32 address[4]; /* service address, IPv4 in address[0] */
 	__be16 port;
 	__u8 family;
 	__u8 reserved[5];
 };
 LB_STATIC_ASSERT(sizeof(struct lb_pin) == 32);
-
-struct lb_page_key {
-	__u64 cookie;
-	__u32 page;
-	__u32 reserved;
-};
 
 /* What a connected socket was connected to; valid only while backend and backend_port equal the socket's peer. */
 struct lb_record {
@@ -311,7 +303,7 @@ struct lb_record {
 	__u8 family;
 	__u8 attachment; /* id of the attachment that wrote it */
 	__u8 protocol;
-	__u8 pages; /* overflow pages in use */
+	__u8 more; /* the socket has pins in lb_pins */
 	__u32 tgid;
 	__u64 cookie;
 };
@@ -328,7 +320,10 @@ struct lb_stale {
 	__u32 reason; /* enum lb_stale_reason */
 };
 
-/* Peers of TCP sockets, for getpeername: 8-way sets, found by a hash of the socket. A way belongs to who holds its cookie. */
+/*
+ * Peers of TCP sockets, for getpeername: 8-way sets, found by a hash of the socket. A way belongs to who holds its cookie. Before
+ * kernel 5.12 the first word is a lock, and the first way is not used.
+ */
 #define LB_WAYS 8
 #define LB_WAY_BUSY (1ull << 63)
 struct lb_peer4 {

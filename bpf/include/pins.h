@@ -111,7 +111,7 @@ enum { LB_NO_PIN = -1, LB_NO_MEMORY_FOR_PIN = -2 };
 
 LB_INLINE struct lb_more_pins *lb_pins_more(struct bpf_sock_addr *ctx, const struct lb_socket *socket)
 {
-	return socket->record.pages ? bpf_sk_storage_get(&lb_pins, ctx->sk, NULL, 0) : NULL;
+	return socket->record.more ? bpf_sk_storage_get(&lb_pins, ctx->sk, NULL, 0) : NULL;
 }
 
 __noinline int lb_more_find_slot(struct bpf_sock_addr *ctx, __u32 slot_ref)
@@ -173,7 +173,7 @@ __noinline int lb_pin_claim(struct bpf_sock_addr *ctx)
 	more = bpf_sk_storage_get(&lb_pins, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!more)
 		return LB_NO_MEMORY_FOR_PIN;
-	socket->record.pages = 1;
+	socket->record.more = 1;
 	i = lb_row_free(more->pin, LB_MORE_PINS);
 	if (i < 0)
 		i = lb_row_stale(more->pin, LB_MORE_PINS);
@@ -202,7 +202,7 @@ LB_INLINE struct lb_pin *lb_pin_of_slot(struct bpf_sock_addr *ctx, struct lb_soc
 {
 	int i = lb_row_slot(socket->pin, LB_PINS, slot_ref);
 
-	if (i < 0 && socket->record.pages)
+	if (i < 0 && socket->record.more)
 		i = lb_more_find_slot(ctx, slot_ref);
 	return lb_pin_at(ctx, socket, i);
 }

@@ -15,7 +15,6 @@ struct lb_socket {
 	struct lb_pin pin[LB_PINS];
 };
 
-#define LB_MORE_PINS (LB_PAGE_PINS * LB_PAGES)
 struct lb_more_pins {
 	struct lb_pin pin[LB_MORE_PINS];
 };

@@ -288,8 +288,9 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
   while (record.path.size() > 1 && record.path.back() == '/') record.path.pop_back();  // one cgroup is one attachment
   const auto same = std::find_if(attachments_.begin(), attachments_.end(), [&](const auto& a) { return a.second->record().path == record.path; });
   if (same != attachments_.end()) record.id = same->first;
-  for (uint32_t id = 1; !record.id && id < kAttachments; id++)
-    if (!attachments_.count(id)) record.id = id;
+  // First in, first out: what a socket remembers of an attachment that is gone should not meet its successor.
+  for (uint32_t n = 1; !record.id && n < kAttachments; n++)
+    if (const uint32_t id = (last_attachment_ + n - 1) % (kAttachments - 1) + 1; !attachments_.count(id)) record.id = last_attachment_ = id;
   if (!record.id) return make_error("ERR_CAPACITY", "attachCgroup", path, std::to_string(kAttachments - 1) + " cgroups are attached; detach one");
 
   std::unique_ptr<Attachment> made;

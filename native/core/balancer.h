@@ -159,6 +159,7 @@ class Balancer {
   std::string settings_;
   bool has_settings_ = false;
   std::unordered_map<uint32_t, std::unique_ptr<Attachment>> attachments_;
+  uint32_t last_attachment_ = 0;
   std::unique_ptr<Object> decide_;
   std::unique_ptr<SweepThread> sweeps_;
   std::unique_ptr<Indices> indices_;  // last: its thread works on what is above

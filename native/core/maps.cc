@@ -39,7 +39,6 @@ std::map<std::string, uint32_t> sizes(const Capacity& c, uint32_t stripes) {
           {"lb_failures", 2 * (c.frontends + 1)},  // failures, then connections of backends that are gone
           {"lb_usage", stripes * (c.backends + 1)},
           {"lb_affinities", c.affinities},
-          {"lb_pages", c.connections},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
           {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
 }

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define MANY 80 /* more than a socket can have */
-#define ROOM (LB_PINS + LB_PAGES * LB_PAGE_PINS)
+#define ROOM (LB_PINS + LB_MORE_PINS)
 
 static struct endpoint vips[2][MANY];
 static struct service services[2][MANY];

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { endpoint, Fixture, families, REJECTED, until } from '../support/fixture.js';
+import { endpoint, Fixture, families, REJECTED } from '../support/fixture.js';
 
 let f: Fixture;
 beforeAll(async () => {
@@ -147,9 +147,4 @@ test('[1.2] an IPv4-mapped socket sends through IPv4 and sees mapped service add
   });
   const socket = await f.client.udp(6);
   expect((await f.client.sendTo(socket, '::ffff:10.96.0.9', 53)).from).toEqual({ address: '::ffff:10.96.0.9', port: 53 });
-});
-
-test('records and overflow pages go with their sockets', async () => {
-  const entries = () => f.lb.status().maps.find((map) => map.name === 'pages')?.entries ?? 0;
-  await until('overflow pages are deleted', () => entries() === 0);
 });
