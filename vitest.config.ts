@@ -2,8 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 const fromRoot = (file: string) => new URL(file, import.meta.url).pathname;
 
-/** Acceptance runs (npm run accept) repeat things far more often than everyday ones. */
-const patience = process.env['EBPF_LB_FULL'] ? 30 : 1;
+/** Acceptance runs (npm run accept) repeat things far more often than everyday ones; emulated kernels (npm run test:kernels) are slower. */
+const patience = (process.env['EBPF_LB_FULL'] ? 30 : 1) * Number(process.env['EBPF_LB_SLOW'] ?? 1);
 
 /** A folder of test/: seconds that a test may take, and whether it loads programs into the kernel. */
 function folder(name: string, seconds: number, usesKernel: boolean) {

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { chiSquared, endpoint, Fixture, families, full, REJECTED } from '../support/fixture.js';
+import { chiSquared, endpoint, Fixture, families, full, REJECTED, slow } from '../support/fixture.js';
 
 let f: Fixture;
 beforeAll(async () => {
@@ -8,7 +8,7 @@ beforeAll(async () => {
 afterEach(() => f.reset());
 afterAll(() => f?.close());
 
-const count = full ? 12_000 : 1_200;
+const count = full ? 12_000 : Math.max(300, Math.ceil(1_200 / slow));
 
 describe.each(families)('$name', ({ family, vip }) => {
   const serve = async (n: number) => Promise.all(Array.from({ length: n }, (_, i) => f.serveHttp(8081 + i, `b${i}`, family)));
