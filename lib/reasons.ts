@@ -13,7 +13,22 @@ export type Reason =
   | 'record-failed'
   | 'port-in-use'
   | 'source-not-allowed'
-  | 'corrupt-index';
+  | 'corrupt-index'
+  | 'answered'
+  | 'icmp-related'
+  | 'echo-answered'
+  | 'decapsulated'
+  | 'not-balanced'
+  | 'handed-over'
+  | 'not-a-peer'
+  | 'connections-full'
+  | 'snat-ports-exhausted'
+  | 'no-node-address'
+  | 'no-route'
+  | 'forwarding-disabled'
+  | 'too-big'
+  | 'hop-limit'
+  | 'fragment-without-first';
 
 export interface ReasonInfo {
   number: number;
@@ -96,6 +111,96 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'An index read from the maps is out of range, which is a defect: of this library, or of a program that wrote to its maps.',
     remedy: 'Run `ebpf-lb verify`, and report what it says.',
   },
+  answered: {
+    number: 13,
+    verdict: 'forward',
+    sentence: 'The packet is an answer of a backend and went on to the client with the service address as its source.',
+    remedy: 'Nothing to do.',
+  },
+  'icmp-related': {
+    number: 14,
+    verdict: 'forward',
+    sentence: 'The ICMP message is about a connection through a service and went to the end that it concerns, with the packet in it translated back.',
+    remedy: 'Nothing to do.',
+  },
+  'echo-answered': {
+    number: 15,
+    verdict: 'forward',
+    sentence: 'An echo request to a service address was answered here.',
+    remedy: 'Nothing to do.',
+  },
+  decapsulated: {
+    number: 16,
+    verdict: 'forward',
+    sentence: 'An encapsulated packet of a peer was unwrapped and went to a backend of this node.',
+    remedy: 'Nothing to do.',
+  },
+  'not-balanced': {
+    number: 17,
+    verdict: 'pass',
+    sentence: 'The packet is none that can belong to a service: not IPv4 or IPv6, another protocol, or cut short. It went on unchanged.',
+    remedy: 'Nothing to do.',
+  },
+  'handed-over': {
+    number: 18,
+    verdict: 'pass',
+    sentence: 'XDP cannot handle this packet (it is for a local backend, has no known neighbour, or needs what only tc can do), so it went on to tc and the stack.',
+    remedy: 'Nothing to do; when it is frequent, look at the neighbour entries of the next hops.',
+  },
+  'not-a-peer': {
+    number: 19,
+    verdict: 'pass',
+    sentence: 'An encapsulated packet came from an address that is none of the peers, so it was not unwrapped.',
+    remedy: 'Add the address of the sending load balancer to the peers of enableDSR.',
+  },
+  'connections-full': {
+    number: 20,
+    verdict: 'drop',
+    sentence: 'The table of connections has no place for a new connection: the ways that it may use are held by established ones.',
+    remedy: 'Open with a larger capacity.connections.',
+  },
+  'snat-ports-exhausted': {
+    number: 21,
+    verdict: 'drop',
+    sentence: 'No source port was free for a new connection to this backend.',
+    remedy: 'Widen snatPortRange, or add backends, or use DSR.',
+  },
+  'no-node-address': {
+    number: 22,
+    verdict: 'drop',
+    sentence: 'The source has to become an address of this node, and none of this family is known.',
+    remedy: 'Give setNode an address of this family.',
+  },
+  'no-route': {
+    number: 23,
+    verdict: 'drop',
+    sentence: 'The routing table has no way to the backend or the client.',
+    remedy: 'Look at: ip route get ADDRESS.',
+  },
+  'forwarding-disabled': {
+    number: 24,
+    verdict: 'drop',
+    sentence: 'IP forwarding is off on the device that the packet came in by.',
+    remedy: 'Turn it on: sysctl net.ipv4.conf.DEVICE.forwarding=1, net.ipv6.conf.DEVICE.forwarding=1.',
+  },
+  'too-big': {
+    number: 25,
+    verdict: 'drop',
+    sentence: 'The packet does not fit through the way to the backend or the client and may not be fragmented; its sender was told the size that does.',
+    remedy: 'Nothing to do when path MTU discovery works; otherwise raise the MTU between the load balancer and the backends.',
+  },
+  'hop-limit': {
+    number: 26,
+    verdict: 'drop',
+    sentence: 'The packet has made as many hops as it may; its sender was told.',
+    remedy: 'Nothing to do for traceroute; otherwise look for a routing loop.',
+  },
+  'fragment-without-first': {
+    number: 27,
+    verdict: 'drop',
+    sentence: 'A later fragment came without its first one, which has the ports.',
+    remedy: 'Nothing to do for a single packet; otherwise look for fragments that take different ways.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -112,4 +217,19 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [10, 'port-in-use'],
   [11, 'source-not-allowed'],
   [12, 'corrupt-index'],
+  [13, 'answered'],
+  [14, 'icmp-related'],
+  [15, 'echo-answered'],
+  [16, 'decapsulated'],
+  [17, 'not-balanced'],
+  [18, 'handed-over'],
+  [19, 'not-a-peer'],
+  [20, 'connections-full'],
+  [21, 'snat-ports-exhausted'],
+  [22, 'no-node-address'],
+  [23, 'no-route'],
+  [24, 'forwarding-disabled'],
+  [25, 'too-big'],
+  [26, 'hop-limit'],
+  [27, 'fragment-without-first'],
 ]);

@@ -142,6 +142,8 @@ enum lb_region_flag {
 	LB_REGION_DROP = 1 << 0,       /* no backends: drop instead of reject */
 	LB_REGION_LOCAL_ONLY = 1 << 1, /* no cells because the policy is Local and no backend is on this node */
 	LB_REGION_TRACK = 1 << 2,      /* TCP sockets are recorded in socket storage, where a sweep finds them */
+	LB_REGION_SNAT = 1 << 3,       /* packet hooks, backends elsewhere: translate the source, whatever enableDSR says */
+	LB_REGION_DSR = 1 << 4,        /* packet hooks, backends elsewhere: direct server return */
 };
 
 /* Which of a service's backend sets a region is made of; also the bits lb_backend_flag uses. */
@@ -186,6 +188,7 @@ enum lb_backend_flag {
 	LB_BACKEND_LIVE = 1 << 0,     /* the index is given out */
 	LB_BACKEND_EXISTING = 1 << 1, /* connected and pinned UDP sockets may stay */
 	LB_BACKEND_POOLS = 1 << 2,    /* << enum lb_pool: has cells in the regions of that pool; for people and checks, choices go by cells */
+	LB_BACKEND_LOCAL = 1 << 5,    /* on this node: packets go to it with the client's address, and its answers pass here */
 };
 
 struct lb_backend {
@@ -353,6 +356,113 @@ struct lb_netns_key {
 	__u32 attachment;
 	__u32 reserved;
 };
+
+/* ---- packet hooks --------------------------------------------------------------------------------------------------- */
+
+/* What the programs of a device do: see docs/architecture.md, Packets. */
+enum lb_role { LB_ROLE_EXTERNAL = 0, LB_ROLE_WORKLOAD = 1 };
+
+/* Settings of the packet hooks: one element of lb_node, mmap'ed, each field read once and by itself. */
+enum lb_dispatch { LB_DISPATCH_IPIP = 0, LB_DISPATCH_GENEVE = 1, LB_DISPATCH_OPTION = 2, LB_DISPATCH_L2 = 3 };
+enum lb_dsr_flag {
+	LB_DSR_ALL = 1 << 0,  /* services that say nothing use DSR; else only those with LB_REGION_DSR */
+	LB_DSR_TCP = 1 << 1,  /* protocols */
+	LB_DSR_UDP = 1 << 2,
+	LB_DSR_SCTP = 1 << 3,
+	LB_DSR_ON = 1 << 4,
+};
+struct lb_node {
+	__be32 address4;    /* source of SNAT and of outer headers; 0: none of this family */
+	__be32 address6[4];
+	__u16 snat_low;     /* first and last port of SNAT, host order */
+	__u16 snat_high;
+	__u32 idle_tcp;     /* seconds for which a silent flow is remembered: TCP and SCTP */
+	__u32 idle_udp;
+	__u16 dsr;          /* enum lb_dsr_flag */
+	__u16 dispatch;     /* enum lb_dispatch */
+	__u32 peers;        /* range set: outer sources whose packets are decapsulated; 0: nobody's */
+	__u32 pods;         /* range set: workloads of this node; 0: not known */
+	__u32 masquerade;   /* range set: sources that leave with the node's address; 0: none */
+	__u32 masquerade_exclude; /* range set: destinations that do not need it */
+	__u32 reserved[3];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_node) == 64);
+
+/* Range sets: a longest-prefix match on (set, address). A set that has changed has another id; 0 is no set. */
+struct lb_range4 {
+	__u32 prefix; /* bits of what follows: 32 for the set, then those of the network */
+	__u32 set;
+	__be32 address;
+};
+struct lb_range6 {
+	__u32 prefix;
+	__u32 set;
+	__be32 address[4];
+};
+
+/*
+ * Connections. An entry describes a flow and both its directions. Entries are the ways of 8-way sets; a key has two sets that it may lie in.
+ * Who holds a way is told by its owner word, which is in an array of its own, so that a look at a set is a look at one line:
+ *     tag of the client's side 48 | serial 15, raised whenever the way changes hands | 1: being written;   tag 0: free
+ * An entry is read between two looks at its owner. What belongs to the entry in lb_replies is a hint: tag | serial of the owner | index,
+ * valid only while the owner has that serial, so the two directions cannot be lost apart. Nothing is ever freed by a clock: a way whose
+ * entry has been silent for its time is one that a new flow may take.
+ * Before kernel 5.12 the first word of a set is a lock, and the first way is not used.
+ */
+#define LB_FLOW_WAYS 8
+#define LB_OWNER_BUSY 1ull
+#define LB_OWNER_SERIAL_BITS 15
+#define LB_OWNER_TAG_SHIFT (LB_OWNER_SERIAL_BITS + 1)
+LB_INLINE __u64 lb_owner_tag(__u64 owner) { return owner >> LB_OWNER_TAG_SHIFT; }
+LB_INLINE __u32 lb_owner_serial(__u64 owner) { return (__u32)(owner >> 1) & ((1u << LB_OWNER_SERIAL_BITS) - 1); }
+LB_INLINE __u64 lb_owner(__u64 tag, __u32 serial, __u64 busy)
+{
+	return tag << LB_OWNER_TAG_SHIFT | (__u64)(serial & ((1u << LB_OWNER_SERIAL_BITS) - 1)) << 1 | busy;
+}
+struct lb_owners {
+	__u64 way[LB_FLOW_WAYS];
+};
+#define LB_CONNECTION_BITS 25
+/* Word of lb_replies: tag 24 | serial 15 | index 25; 0: free. */
+LB_INLINE __u64 lb_reply_word(__u32 tag, __u32 serial, __u32 index)
+{
+	return (__u64)tag << 40 | (__u64)serial << LB_CONNECTION_BITS | index;
+}
+LB_INLINE __u32 lb_reply_tag(__u64 w) { return (__u32)(w >> 40); }
+LB_INLINE __u32 lb_reply_serial(__u64 w) { return (__u32)(w >> LB_CONNECTION_BITS) & ((1u << LB_OWNER_SERIAL_BITS) - 1); }
+LB_INLINE __u32 lb_reply_index(__u64 w) { return (__u32)w & ((1u << LB_CONNECTION_BITS) - 1); }
+
+enum lb_mode { LB_MODE_LOCAL = 0, LB_MODE_SNAT = 1, LB_MODE_DSR = 2 };
+/* What was seen of a connection. TCP: the flags that either side sent. */
+enum lb_life {
+	LB_LIFE_OPENED = 1 << 0,     /* more than SYNs, or UDP in both directions */
+	LB_LIFE_FIN_CLIENT = 1 << 1,
+	LB_LIFE_FIN_BACKEND = 1 << 2,
+	LB_LIFE_RESET = 1 << 3,
+	LB_LIFE_ANSWERED = 1 << 4,   /* the backend sent something */
+};
+struct lb_connection {
+	__be32 client[4];  /* IPv4: the first word, the rest 0 */
+	__be32 service[4]; /* as the client sees it */
+	__be32 backend[4];
+	__be32 source[4];  /* as the backend sees the client: its own address, or the node's */
+	__be16 client_port;
+	__be16 service_port;
+	__be16 backend_port;
+	__be16 source_port;
+	__u8 protocol;
+	__u8 family; /* enum lb_family */
+	__u8 mode;   /* enum lb_mode */
+	__u8 reserved;
+	__u32 backend_ref;
+	__u64 life;    /* seconds of CLOCK_MONOTONIC when last seen << 32 | enum lb_life */
+	__u32 created; /* likewise */
+	__u32 service_id;
+	__u64 packets; /* both directions */
+	__u64 bytes;
+	__u64 reserved2[2];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_connection) == 128);
 
 /* ---- decide.bpf.c: a question and its answer, as the data of BPF_PROG_TEST_RUN ------------------------------------- */
 

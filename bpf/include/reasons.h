@@ -29,7 +29,37 @@ enum lb_reason {
 	LB_REASON_SOURCE_NOT_ALLOWED = 11,
 	/* drop: An index read from the maps is out of range, which is a defect: of this library, or of a program that wrote to its maps. */
 	LB_REASON_CORRUPT_INDEX = 12,
-	LB_REASON_COUNT = 13, /* of an array indexed by reason */
+	/* forward: The packet is an answer of a backend and went on to the client with the service address as its source. */
+	LB_REASON_ANSWERED = 13,
+	/* forward: The ICMP message is about a connection through a service and went to the end that it concerns, with the packet in it translated back. */
+	LB_REASON_ICMP_RELATED = 14,
+	/* forward: An echo request to a service address was answered here. */
+	LB_REASON_ECHO_ANSWERED = 15,
+	/* forward: An encapsulated packet of a peer was unwrapped and went to a backend of this node. */
+	LB_REASON_DECAPSULATED = 16,
+	/* pass: The packet is none that can belong to a service: not IPv4 or IPv6, another protocol, or cut short. It went on unchanged. */
+	LB_REASON_NOT_BALANCED = 17,
+	/* pass: XDP cannot handle this packet (it is for a local backend, has no known neighbour, or needs what only tc can do), so it went on to tc and the stack. */
+	LB_REASON_HANDED_OVER = 18,
+	/* pass: An encapsulated packet came from an address that is none of the peers, so it was not unwrapped. */
+	LB_REASON_NOT_A_PEER = 19,
+	/* drop: The table of connections has no place for a new connection: the ways that it may use are held by established ones. */
+	LB_REASON_CONNECTIONS_FULL = 20,
+	/* drop: No source port was free for a new connection to this backend. */
+	LB_REASON_SNAT_PORTS_EXHAUSTED = 21,
+	/* drop: The source has to become an address of this node, and none of this family is known. */
+	LB_REASON_NO_NODE_ADDRESS = 22,
+	/* drop: The routing table has no way to the backend or the client. */
+	LB_REASON_NO_ROUTE = 23,
+	/* drop: IP forwarding is off on the device that the packet came in by. */
+	LB_REASON_FORWARDING_DISABLED = 24,
+	/* drop: The packet does not fit through the way to the backend or the client and may not be fragmented; its sender was told the size that does. */
+	LB_REASON_TOO_BIG = 25,
+	/* drop: The packet has made as many hops as it may; its sender was told. */
+	LB_REASON_HOP_LIMIT = 26,
+	/* drop: A later fragment came without its first one, which has the ports. */
+	LB_REASON_FRAGMENT_WITHOUT_FIRST = 27,
+	LB_REASON_COUNT = 28, /* of an array indexed by reason */
 };
 
 #endif
