@@ -29,6 +29,7 @@ function start(cgroup, family, count) {
     // The middle one, not the first that was inserted.
     at('hot', serviceAddress(count >> 1, family), servicePort),
     at('random', serviceAddress(0, family), servicePort, { span: count }),
+    at('scattered', backend, backendPort, { socket: outside, span: count * 3 }),
     at('none', backend, backendPort),
     at('untouched', backend, backendPort, { socket: untouched }),
   );
@@ -44,7 +45,7 @@ async function measure(cgroup, count, family) {
     await probe.ask(`udp ${size} bare`); // warms up
     for (let round = 0; round < rounds; round++) {
       keep(await probe.ask(`udp ${size} bare`));
-      await whileAttached(lb, cgroup, async () => keep(await probe.ask(`udp ${size} direct hot random none untouched`)));
+      await whileAttached(lb, cgroup, async () => keep(await probe.ask(`udp ${size} direct hot random scattered none untouched`)));
     }
     keep(await probe.ask(`udp ${size} bare`));
     await probe.end();
@@ -63,7 +64,7 @@ export async function run({ cgroup, log }) {
     figures[`bare.${suffix}.ns`] = median(times.bare);
     figures[`direct.${suffix}.ns`] = median(times.direct);
     figures[`direct.${suffix}.overBare.ratio`] = median(overNeighbours(times.direct, times.bare));
-    for (const name of ['hot', 'random', 'none', 'untouched']) {
+    for (const name of ['hot', 'random', 'scattered', 'none', 'untouched']) {
       const ratios = times[name].map((value, round) => value / times.direct[round]);
       figures[`${name}.${suffix}.ns`] = median(times[name]);
       figures[`${name}.${suffix}.ratio`] = median(ratios);

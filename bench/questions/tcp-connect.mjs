@@ -23,6 +23,7 @@ function start(cgroup) {
     target('direct', backend, backendPort),
     target('beside', backend, backendPort + 1),
     target('none', backend, backendPort),
+    target('scattered', backend, cgroup ? backendPort : backendPort + 1, { span: 3 * count }),
     target('hot', serviceAddress(count >> 1), servicePort),
     target('random', serviceAddress(0), servicePort, { span: count }),
   );
@@ -37,7 +38,7 @@ async function measure(lb, cgroup, [inside, outside], mode, times) {
     keep(await inside.ask(`${mode} ${size} direct`));
     await whileAttached(lb, cgroup, async () => {
       keep(await inside.ask(`${mode} ${size} hot random none`));
-      keep(await outside.ask(`${mode} ${size} beside`));
+      keep(await outside.ask(`${mode} ${size} beside scattered`));
     });
   }
   keep(await inside.ask(`${mode} ${size} direct`));
@@ -56,7 +57,7 @@ export async function run({ cgroup, log }) {
       const times = {};
       await measure(lb, cgroup, probes, mode, times);
       figures[`${prefix}direct.ns`] = median(times.direct);
-      for (const name of ['hot', 'random', 'none', 'beside']) {
+      for (const name of ['hot', 'random', 'scattered', 'none', 'beside']) {
         const ratios = overNeighbours(times[name], times.direct);
         figures[`${prefix}${name}.ns`] = median(times[name]);
         figures[`${prefix}${name}.ratio`] = median(ratios);
