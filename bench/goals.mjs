@@ -30,7 +30,12 @@ export const goals = [
   { question: 'apply', figure: 'change.10000.pinned.ms', most: 25, text: 'the same, pinned' },
 
   { question: 'memory', figure: 'service.ipv4.bytes', most: 250, text: 'kernel memory for each IPv4 service with 3 backends, bytes' },
-  { question: 'memory', figure: 'fixed.routing.bytes', most: 8 * 1024 * 1024, text: 'kernel memory of frontends, slots, table and backends at the default capacity, bytes' },
+  {
+    question: 'memory',
+    figure: 'fixed.routing.bytes',
+    most: 8 * 1024 * 1024,
+    text: 'kernel memory of frontends, slots, table and backends at the default capacity, bytes',
+  },
   { question: 'memory', figure: 'maglev.needlessMoves.percent', most: 2, text: 'needless moves when one of 10 Maglev backends goes, %' },
   {
     question: 'memory',

@@ -64,7 +64,9 @@ int lb_decide(struct __sk_buff *skb)
 	flow.protocol = decision->query.protocol;
 	flow.family = decision->query.family;
 	flow.scope = decision->query.scope;
+	flow.client_kind = LB_CLIENT_NETNS;
 	flow.client = decision->query.client;
+	flow.client_low = 0;
 	flow.socket = decision->query.socket;
 
 	reason = lb_frontend_find(&flow, &region);

@@ -50,6 +50,8 @@ LB_INLINE void lb_flow_complete(struct bpf_sock_addr *ctx, const struct lb_head 
 {
 	__u32 wants = lb_region_wants(head);
 
+	flow->client_kind = LB_CLIENT_NETNS;
+	flow->client_low = 0;
 	flow->client = wants & LB_WANT_CLIENT ? bpf_get_netns_cookie(ctx) : 0;
 	flow->socket = wants & LB_WANT_SOCKET ? bpf_get_socket_cookie(ctx) : 0;
 }

@@ -28,7 +28,8 @@ export type Reason =
   | 'forwarding-disabled'
   | 'too-big'
   | 'hop-limit'
-  | 'fragment-without-first';
+  | 'fragment-without-first'
+  | 'sctp-port';
 
 export interface ReasonInfo {
   number: number;
@@ -201,6 +202,12 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'A later fragment came without its first one, which has the ports.',
     remedy: 'Nothing to do for a single packet; otherwise look for fragments that take different ways.',
   },
+  'sctp-port': {
+    number: 28,
+    verdict: 'drop',
+    sentence: 'The backend\'s port is another than the frontend\'s, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet.',
+    remedy: 'Give the backends of SCTP frontends the port of the frontend.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -232,4 +239,5 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [25, 'too-big'],
   [26, 'hop-limit'],
   [27, 'fragment-without-first'],
+  [28, 'sctp-port'],
 ]);

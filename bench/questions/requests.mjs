@@ -1,8 +1,8 @@
 // TCP requests a second, a new connection for each, 1,000 services: direct, through the balancer, through kube-proxy's rules.
 import { whileAttached, withBalancer } from '../support/balancer.mjs';
 import { kubeProxyTools } from '../support/kube-proxy.mjs';
-import { run as runCommand } from '../support/process.mjs';
 import { startProbe, target } from '../support/probe.mjs';
+import { run as runCommand } from '../support/process.mjs';
 import { backendAddress, backendPort, loopbackCommands, serviceAddress, servicePort, services } from '../support/services.mjs';
 import { median, overNeighbours, spread } from '../support/statistics.mjs';
 

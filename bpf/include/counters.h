@@ -29,11 +29,13 @@ LB_INLINE void lb_count_use(__u32 backend)
 
 LB_INLINE void lb_count_verdict(enum lb_hook hook, enum lb_reason reason)
 {
-	__u32 i = lb_stripe();
+	__u32 i = lb_stripe(), number = reason;
 	struct lb_verdicts *verdicts = bpf_map_lookup_elem(&lb_verdicts, &i);
 
-	if (verdicts)
-		lb_count(&verdicts->count[hook][reason & (LB_REASON_SPACE - 1)]);
+	if (!verdicts)
+		return;
+	barrier_var(number); /* or clang, which knows all reasons, drops the bound that the verifier needs */
+	lb_count(&verdicts->count[hook][number & (LB_REASON_SPACE - 1)]);
 }
 
 LB_INLINE void lb_count_failure(__u32 service)

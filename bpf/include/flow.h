@@ -12,8 +12,10 @@ struct lb_flow {
 	__u8 protocol;
 	__u8 family; /* enum lb_family */
 	__u8 scope;  /* enum lb_scope */
-	__u64 client; /* filled in only when lb_region_wants() says so */
-	__u64 socket; /* likewise */
+	__u8 client_kind; /* enum lb_client_kind; with what follows filled in only when lb_region_wants() says so */
+	__u64 client;     /* namespace cookie, or the source address: IPv4, or the first half */
+	__u64 client_low; /* second half of an IPv6 address, else 0 */
+	__u64 socket;     /* number of the socket, or the source port */
 };
 
 LB_INLINE bool lb_address_equal(const __be32 *a, const __be32 *b, __u8 family)

@@ -14,7 +14,7 @@ LB_INLINE __u32 lb_hash_scale(__u32 hash, __u32 length)
 
 LB_INLINE __u32 lb_hash_client(const struct lb_flow *f)
 {
-	return lb_mix64(f->client);
+	return lb_mix64(f->client ^ f->client_low * 0x9e3779b97f4a7c15ull);
 }
 
 /* One socket always gets the same backend of a service: client, destination, and a number of the socket. */
@@ -24,7 +24,7 @@ LB_INLINE __u32 lb_hash_flow(const struct lb_flow *f)
 
 	if (f->family == LB_IPV6)
 		x = lb_mix64(x ^ ((__u64)f->address[1] << 32 | f->address[2])) ^ f->address[3];
-	return lb_mix64(x ^ lb_mix64(f->client ^ lb_mix64(f->socket)));
+	return lb_mix64(x ^ lb_mix64(f->client ^ f->client_low * 0x9e3779b97f4a7c15ull ^ lb_mix64(f->socket)));
 }
 
 #endif

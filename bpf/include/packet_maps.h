@@ -69,7 +69,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
-	__uint(key_size, 16);
+	__type(key, struct lb_peer6);
 	__type(value, __u32);
 } lb_addresses SEC(".maps");
 

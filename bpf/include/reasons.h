@@ -59,7 +59,9 @@ enum lb_reason {
 	LB_REASON_HOP_LIMIT = 26,
 	/* drop: A later fragment came without its first one, which has the ports. */
 	LB_REASON_FRAGMENT_WITHOUT_FIRST = 27,
-	LB_REASON_COUNT = 28, /* of an array indexed by reason */
+	/* drop: The backend's port is another than the frontend's, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet. */
+	LB_REASON_SCTP_PORT = 28,
+	LB_REASON_COUNT = 29, /* of an array indexed by reason */
 };
 
 #endif

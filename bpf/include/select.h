@@ -209,8 +209,8 @@ LB_INLINE enum lb_reason lb_select_by_affinity(const struct lb_region *region, c
 	struct lb_affinity_key key = {
 		.service = region->line->head.service,
 		.family = region->line->head.family,
-		.kind = LB_CLIENT_NETNS,
-		.client = { f->client, 0 },
+		.kind = f->client_kind,
+		.client = { f->client, f->client_low },
 	};
 	__u64 found = lb_affinity_find(&key, region->line, region->first, changes);
 	enum lb_reason reason;

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What becomes of a packet: which connection it belongs to, which backend a new one gets, and what it is rewritten to. The context is
+ * known only as far as packet.h and deliver.h hide it; both hooks run this code.
+ */
+#ifndef LB_FORWARD_H
+#define LB_FORWARD_H
+
+#include "config.h"
+#include "counters.h"
+#include "deliver.h"
+#include "frontend.h"
+#include "new_connection.h"
+#include "packet.h"
+#include "reasons.h"
+#include "select.h"
+#include "work.h"
+
+/* Of the attachment. */
+const volatile __u32 lb_role = LB_ROLE_EXTERNAL;
+
+#if LB_XDP
+#define LB_THIS_HOOK LB_HOOK_XDP
+enum { LB_UNTOUCHED = XDP_PASS, LB_REWRITTEN = XDP_PASS, LB_GONE = XDP_DROP };
+#else
+#define LB_THIS_HOOK LB_HOOK_TC
+/* UNSPEC: programs behind ours run, and the stack gets the packet in the end. */
+enum { LB_UNTOUCHED = TC_ACT_UNSPEC, LB_REWRITTEN = TC_ACT_UNSPEC, LB_GONE = TC_ACT_SHOT };
+#endif
+
+/* Ends with a verdict that is no forward. */
+LB_INLINE int lb_end(enum lb_reason reason, int verdict)
+{
+	lb_count_verdict(LB_THIS_HOOK, reason);
+	return verdict;
+}
+LB_INLINE int lb_let_pass(enum lb_reason reason) { return lb_end(reason, LB_UNTOUCHED); }
+
+LB_INLINE int lb_throw_away(enum lb_reason reason, __u32 service)
+{
+	if (service)
+		lb_count_failure(service);
+	return lb_end(reason, LB_GONE);
+}
+
+/* Reads the packet into lb_work(); 1: it may be of a service. */
+__noinline int lb_read_packet(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+
+	if (!work || !ctx)
+		return 0;
+	__builtin_memset(&work->packet, 0, sizeof(work->packet));
+	return lb_parse(ctx, &work->packet);
+}
+
+/* ---- ranges of addresses ---------------------------------------------------------------------------------------------------- */
+
+LB_INLINE bool lb_in_ranges(__u32 set, const __be32 *address, __u8 family)
+{
+	if (family == LB_IPV4) {
+		struct lb_range4 key = { .prefix = 64, .set = set, .address = address[0] };
+
+		return bpf_map_lookup_elem(&lb_ranges4, &key);
+	}
+	struct lb_range6 key = { .prefix = 160, .set = set };
+
+	lb_address_copy(key.address, address);
+	return bpf_map_lookup_elem(&lb_ranges6, &key);
+}
+
+/* ---- connections ------------------------------------------------------------------------------------------------------------ */
+
+/* A packet of the connection was seen; `flags`: enum lb_life to be added. */
+LB_INLINE void lb_touch(struct lb_connection *c, const struct lb_packet *p, __u32 flags)
+{
+	__u64 life = lb_read_once(c->life), fresh = lb_life(lb_seconds(), (__u32)life | flags);
+
+	if (life != fresh)
+		lb_write_once(c->life, fresh);
+	__atomic_fetch_add(&c->packets, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&c->bytes, p->length, __ATOMIC_RELAXED);
+}
+
+LB_INLINE __u32 lb_life_of_client(const struct lb_connection *c, const struct lb_packet *p)
+{
+	__u32 flags = 0;
+
+	if (p->protocol == LB_IPPROTO_UDP)
+		return lb_read_once(c->life) & LB_LIFE_ANSWERED ? LB_LIFE_OPENED : 0;
+	if (p->flags & LB_TCP_RST)
+		flags |= LB_LIFE_RESET;
+	if (p->flags & LB_TCP_FIN)
+		flags |= LB_LIFE_FIN_CLIENT;
+	/* Only after an answer: a flood of ACKs must not look like connections. With DSR answers do not come by. */
+	if (!(p->flags & LB_TCP_SYN) && (c->mode == LB_MODE_DSR || lb_read_once(c->life) & LB_LIFE_ANSWERED))
+		flags |= LB_LIFE_OPENED;
+	return flags;
+}
+
+LB_INLINE __u32 lb_life_of_backend(const struct lb_packet *p)
+{
+	__u32 flags = LB_LIFE_ANSWERED;
+
+	if (p->protocol == LB_IPPROTO_UDP)
+		return flags;
+	if (p->flags & LB_TCP_RST)
+		flags |= LB_LIFE_RESET;
+	if (p->flags & LB_TCP_FIN)
+		flags |= LB_LIFE_FIN_BACKEND;
+	return flags;
+}
+
+LB_INLINE bool lb_is_opening(const struct lb_packet *p)
+{
+	return (p->flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_SYN;
+}
+
+/* May the packet's connection go on with the backend that it has? */
+LB_INLINE bool lb_may_go_on(const struct lb_connection *c, const struct lb_packet *p, __u32 service, const struct lb_node *node)
+{
+	const __u32 closed = LB_LIFE_FIN_CLIENT | LB_LIFE_FIN_BACKEND;
+	__u32 ref = c->backend_ref, index = lb_ref_index(ref), needed = LB_BACKEND_LIVE | LB_BACKEND_EXISTING;
+	const struct lb_backend *backend;
+	__u64 word, life = lb_read_once(c->life);
+
+	if (p->protocol != LB_IPPROTO_UDP) {
+		if (!lb_is_opening(p))
+			return true;
+		if (life & LB_LIFE_RESET || (life & closed) == closed)
+			return false;
+		needed = LB_BACKEND_LIVE;
+	}
+	if (lb_has_expired(c, node, lb_seconds()))
+		return false;
+	backend = bpf_map_lookup_elem(&lb_backends, &index);
+	if (!backend)
+		return false;
+	word = lb_read_once(backend->word);
+	if (lb_backend_generation(word) != lb_ref_generation(ref) || lb_backend_service(word) != service)
+		return false;
+	if ((lb_backend_flags(word) & needed) != needed)
+		return false;
+	/* A new connection by an old tuple: only to a backend that takes new ones. */
+	return p->protocol == LB_IPPROTO_UDP || lb_backend_flags(word) & (7 * LB_BACKEND_POOLS);
+}
+
+/* ---- from outside to a backend ------------------------------------------------------------------------------------------------- */
+
+LB_INLINE void lb_flow_of_packet(struct lb_flow *f, const struct lb_packet *p)
+{
+	lb_address_copy(f->address, p->destination);
+	f->port = p->destination_port;
+	f->protocol = p->protocol;
+	f->family = p->family;
+	f->scope = lb_role == LB_ROLE_WORKLOAD ? LB_SCOPE_INTERNAL : LB_SCOPE_EXTERNAL;
+	f->client_kind = LB_CLIENT_ADDRESS;
+	f->client = p->source[0];
+	f->client_low = 0;
+	if (p->family == LB_IPV6) {
+		f->client |= (__u64)p->source[1] << 32;
+		f->client_low = (__u64)p->source[3] << 32 | p->source[2];
+	}
+	f->socket = p->source_port;
+}
+
+LB_INLINE void lb_key_of_client(struct lb_flow_key *key, const struct lb_packet *p)
+{
+	lb_address_copy(key->near, p->source);
+	lb_address_copy(key->far, p->destination);
+	key->near_port = p->source_port;
+	key->far_port = p->destination_port;
+	key->protocol = p->protocol;
+	key->family = p->family;
+}
+
+LB_INLINE bool lb_uses_dsr(const struct lb_node *node, const struct lb_head *head, __u8 protocol)
+{
+	__u32 dsr = node->dsr, bit = protocol == LB_IPPROTO_TCP ? LB_DSR_TCP : protocol == LB_IPPROTO_UDP ? LB_DSR_UDP : LB_DSR_SCTP;
+
+	if (!(dsr & LB_DSR_ON) || !(dsr & bit) || head->flags & LB_REGION_SNAT)
+		return false;
+	return dsr & LB_DSR_ALL || head->flags & LB_REGION_DSR;
+}
+
+/* How packets get to the chosen backend, and what their source becomes. */
+LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_node *node, const struct lb_head *head,
+					const struct lb_choice *choice)
+{
+	const struct lb_packet *p = &work->packet;
+	bool hairpin = lb_address_equal(p->source, work->backend, p->family);
+
+	lb_address_copy(work->source, p->source);
+	work->mode = LB_MODE_LOCAL;
+	if (!hairpin && (lb_role == LB_ROLE_WORKLOAD || lb_backend_flags(choice->word) & LB_BACKEND_LOCAL))
+		return LB_REASON_FORWARDED;
+	if (!hairpin && lb_uses_dsr(node, head, p->protocol)) {
+		work->mode = LB_MODE_DSR;
+		return LB_REASON_FORWARDED;
+	}
+	work->mode = LB_MODE_SNAT;
+	__builtin_memset(work->source, 0, sizeof(work->source));
+	if (p->family == LB_IPV4) {
+		work->source[0] = node->address4;
+		return work->source[0] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
+	}
+	lb_address_copy(work->source, node->address6);
+	return work->source[0] | work->source[1] | work->source[2] | work->source[3] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
+}
+
+/* Chooses a backend for a new connection, and how packets get there. */
+__noinline int lb_choose_backend(lb_context *ctx)
+{
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	struct lb_region region = {};
+	struct lb_choice choice;
+	enum lb_reason reason;
+
+	if (!node || !work || !ctx)
+		return LB_REASON_CORRUPT_INDEX;
+	region.first = work->region;
+	region.line = bpf_map_lookup_elem(&lb_table, &region.first);
+	if (!region.line)
+		return LB_REASON_CORRUPT_INDEX;
+	reason = lb_select(&region, &work->flow, &choice, true);
+	if (reason != LB_REASON_FORWARDED)
+		return reason;
+	lb_address_copy(work->backend, choice.backend->address);
+	if (work->packet.family == LB_IPV4)
+		work->backend[1] = work->backend[2] = work->backend[3] = 0;
+	work->backend_port = lb_backend_port(choice.word);
+	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
+	work->service = region.line->head.service;
+	/* The checksum of SCTP covers its ports and all else: it keeps them. */
+	if (work->packet.protocol == LB_IPPROTO_SCTP && work->backend_port != work->packet.destination_port)
+		return LB_REASON_SCTP_PORT;
+	return lb_choose_mode(work, node, &region.line->head, &choice);
+}
+
+/* Takes over what the entry says of the packet to its backend. */
+LB_INLINE void lb_to_backend_of(struct lb_work *work, const struct lb_connection *c)
+{
+	lb_address_copy(work->to.destination, c->backend);
+	lb_address_copy(work->to.source, c->source);
+	work->to.destination_port = c->backend_port;
+	work->to.source_port = c->source_port;
+	work->mode = c->mode;
+}
+
+/*
+ * Finds or makes the connection of a packet to the service whose region `work` names, and says in `to` what the packet becomes. A reason of
+ * enum lb_reason.
+ */
+__noinline int lb_to_backend(lb_context *ctx)
+{
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	const struct lb_line *line;
+	struct lb_connection *c;
+	struct lb_found found;
+	enum lb_reason reason;
+
+	if (!node || !work || !ctx)
+		return LB_REASON_CORRUPT_INDEX;
+	line = bpf_map_lookup_elem(&lb_table, &work->region);
+	if (!line)
+		return LB_REASON_CORRUPT_INDEX;
+	if (line->head.policy && !lb_in_ranges(line->head.policy, work->packet.source, work->packet.family))
+		return LB_REASON_SOURCE_NOT_ALLOWED;
+	lb_key_of_client(&work->key, &work->packet);
+	work->hash = lb_flow_key_hash(&work->key);
+	work->old = LB_NOBODY;
+	if (lb_find_by_client(&work->key, work->hash, &found)) {
+		c = found.connection;
+		if (lb_may_go_on(c, &work->packet, line->head.service, node)) {
+			lb_to_backend_of(work, c);
+			if (!lb_still_owned(&found))
+				return LB_REASON_CONNECTIONS_FULL;
+			lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
+			return LB_REASON_FORWARDED;
+		}
+		work->old = found.index;
+		work->old_owned = found.owned;
+	}
+	reason = lb_choose_backend(ctx);
+	if (reason == LB_REASON_FORWARDED)
+		reason = lb_connection_make(ctx, work);
+	if (reason != LB_REASON_FORWARDED)
+		return reason;
+	c = lb_connection_at(work->made);
+	if (!c)
+		return LB_REASON_CORRUPT_INDEX;
+	lb_to_backend_of(work, c);
+	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
+	return LB_REASON_FORWARDED;
+}
+
+/* ---- from a backend to the client ------------------------------------------------------------------------------------------------ */
+
+/* Is the packet a backend's? Then `to` says what it becomes for the client. */
+__noinline int lb_to_client(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	struct lb_connection *c;
+	struct lb_found found;
+
+	if (!work || !ctx)
+		return 0;
+	lb_key_of_client(&work->reply, &work->packet);
+	if (!lb_find_by_backend(&work->reply, &found))
+		return 0;
+	c = found.connection;
+	lb_address_copy(work->to.source, c->service);
+	lb_address_copy(work->to.destination, c->client);
+	work->to.source_port = c->service_port;
+	work->to.destination_port = c->client_port;
+	work->mode = c->mode;
+	if (!lb_still_owned(&found))
+		return 0;
+	lb_touch(c, &work->packet, lb_life_of_backend(&work->packet));
+	return 1;
+}
+
+/* Is this a port and address that translated sources have? */
+LB_INLINE bool lb_is_for_snat(const struct lb_packet *p)
+{
+	const struct lb_node *node = lb_node_settings();
+	__u16 port = bpf_ntohs(p->destination_port);
+
+	if (!node || ((port < node->snat_low || port > node->snat_high) && p->protocol != LB_IPPROTO_SCTP))
+		return false;
+	if (p->family == LB_IPV4)
+		return p->destination[0] == node->address4;
+	return lb_address_equal(p->destination, node->address6, LB_IPV6);
+}
+
+#endif

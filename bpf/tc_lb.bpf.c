@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The packet load balancer at tc. External: a NIC, packets from outside and answers of this node's backends. Workload: the host's side of a
+ * workload's device, whose ingress is what the workload sends. What is not ours leaves with TC_ACT_UNSPEC, unchanged.
+ */
+#define LB_XDP 0
+#include <linux/pkt_cls.h>
+
+#include "abi.h"
+#include "config.h"
+#include "deliver.h"
+#include "forward.h"
+#include "frontend.h"
+#include "maps.h"
+#include "packet.h"
+#include "reasons.h"
+#include "work.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Sends the packet that `to` describes on its way: through the stack when the way leads to or through this node, else out directly. */
+LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
+{
+	enum lb_reason reason;
+
+	if (work->packet.hops <= 1)
+		return lb_throw_away(LB_REASON_HOP_LIMIT, 0);
+	lb_find_way(skb, &work->packet, &work->to, &work->way);
+	reason = lb_way_reason(&work->way);
+	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
+		return lb_throw_away(reason, 0);
+	if (!lb_rewrite(skb, &work->packet, &work->to, 1))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return lb_send_out(skb, &work->way);
+}
+
+LB_INLINE int lb_translate_in(struct __sk_buff *skb, struct lb_work *work)
+{
+	if (!lb_rewrite(skb, &work->packet, &work->to, 0))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return LB_REWRITTEN;
+}
+
+SEC("tc")
+int lb_tc_ingress(struct __sk_buff *skb)
+{
+	struct lb_work *work = lb_work();
+	struct lb_region region;
+	enum lb_reason reason;
+
+	if (!work)
+		return TC_ACT_UNSPEC;
+	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
+		return lb_let_pass(LB_REASON_NOT_BALANCED);
+	if (lb_is_for_snat(&work->packet) && lb_to_client(skb))
+		return lb_translate_out(skb, work);
+	lb_flow_of_packet(&work->flow, &work->packet);
+	reason = lb_frontend_find(&work->flow, &region);
+	if (reason == LB_REASON_NOT_A_SERVICE)
+		return lb_let_pass(reason);
+	if (reason != LB_REASON_FORWARDED)
+		return lb_throw_away(reason, 0);
+	work->region = region.first;
+	reason = lb_to_backend(skb);
+	if (reason != LB_REASON_FORWARDED)
+		return lb_throw_away(reason, region.line->head.service);
+	return work->mode == LB_MODE_LOCAL ? lb_translate_in(skb, work) : lb_translate_out(skb, work);
+}
+
+SEC("tc")
+int lb_tc_egress(struct __sk_buff *skb)
+{
+	struct lb_work *work = lb_work();
+
+	if (!work)
+		return TC_ACT_UNSPEC;
+	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
+		return TC_ACT_UNSPEC;
+	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL)
+		return TC_ACT_UNSPEC;
+	return lb_translate_in(skb, work);
+}

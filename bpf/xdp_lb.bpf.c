@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The packet load balancer in the driver: what is forwarded to another node, and its answers. Everything else is for the programs at tc
+ * on the same device, which find the same connections.
+ */
+#define LB_XDP 1
+
+#include "abi.h"
+#include "config.h"
+#include "deliver.h"
+#include "forward.h"
+#include "frontend.h"
+#include "maps.h"
+#include "packet.h"
+#include "reasons.h"
+#include "work.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+LB_INLINE int lb_translate_out(struct xdp_md *xdp, struct lb_work *work)
+{
+	if (work->packet.hops <= 1)
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	lb_find_way(xdp, &work->packet, &work->to, &work->way);
+	/* No way, too big, a neighbour that has to be asked for: tc comes to the same and can do more about it. */
+	if (lb_way_reason(&work->way) != LB_REASON_FORWARDED)
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	if (!lb_rewrite(xdp, &work->packet, &work->to, 1))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return lb_send_out(xdp, &work->way);
+}
+
+SEC("xdp")
+int lb_xdp(struct xdp_md *xdp)
+{
+	struct lb_work *work = lb_work();
+	struct lb_region region;
+	enum lb_reason reason;
+
+	if (!work)
+		return XDP_PASS;
+	if (!lb_read_packet(xdp) || !lb_has_ports(work->packet.protocol) || work->packet.part != LB_WHOLE)
+		return XDP_PASS;
+	if (lb_is_for_snat(&work->packet) && lb_to_client(xdp))
+		return lb_translate_out(xdp, work);
+	lb_flow_of_packet(&work->flow, &work->packet);
+	reason = lb_frontend_find(&work->flow, &region);
+	if (reason == LB_REASON_NOT_A_SERVICE)
+		return lb_let_pass(reason);
+	if (reason != LB_REASON_FORWARDED)
+		return lb_throw_away(reason, 0);
+	work->region = region.first;
+	reason = lb_to_backend(xdp);
+	/* Refusals are answered at tc. What was chosen stays: tc finds the connection. */
+	if (reason != LB_REASON_FORWARDED || work->mode == LB_MODE_LOCAL)
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	return lb_translate_out(xdp, work);
+}
