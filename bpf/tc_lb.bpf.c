@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "config.h"
 #include "deliver.h"
+#include "dsr.h"
 #include "forward.h"
 #include "frontend.h"
 #include "maps.h"
@@ -41,6 +42,40 @@ LB_INLINE int lb_translate_in(struct __sk_buff *skb, struct lb_work *work)
 	return LB_REWRITTEN;
 }
 
+LB_INLINE int lb_send_to_backend(struct __sk_buff *skb, struct lb_work *work)
+{
+	enum lb_reason reason;
+
+	if (work->mode == LB_MODE_LOCAL)
+		return lb_translate_in(skb, work);
+	if (work->mode != LB_MODE_DSR)
+		return lb_translate_out(skb, work);
+	reason = lb_dsr_way(skb);
+	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
+		return lb_throw_away(reason, 0);
+	if (!lb_dsr_wrap(skb))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return lb_send_out(skb, &work->way);
+}
+
+/* A packet that is none of TCP, UDP or SCTP as it is: it may be wrapped by a peer. */
+LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work)
+{
+	enum lb_reason reason = lb_dsr_unwrap_look(skb);
+
+	if (reason == LB_REASON_NO_LOCAL_BACKEND)
+		return lb_throw_away(reason, 0);
+	if (reason != LB_REASON_FORWARDED)
+		return lb_let_pass(reason);
+	reason = lb_to_backend(skb);
+	if (reason != LB_REASON_FORWARDED)
+		return lb_throw_away(reason, work->service);
+	if (!lb_dsr_unwrap(skb))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	lb_count_verdict(LB_THIS_HOOK, LB_REASON_DECAPSULATED);
+	return lb_send_to_backend(skb, work);
+}
+
 SEC("tc")
 int lb_tc_ingress(struct __sk_buff *skb)
 {
@@ -51,7 +86,7 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	if (!work)
 		return TC_ACT_UNSPEC;
 	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
-		return lb_let_pass(LB_REASON_NOT_BALANCED);
+		return lb_unwrap(skb, work);
 	if (lb_is_for_snat(&work->packet) && lb_to_client(skb))
 		return lb_translate_out(skb, work);
 	lb_flow_of_packet(&work->flow, &work->packet);
@@ -64,7 +99,7 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	reason = lb_to_backend(skb);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_throw_away(reason, region.line->head.service);
-	return work->mode == LB_MODE_LOCAL ? lb_translate_in(skb, work) : lb_translate_out(skb, work);
+	return lb_send_to_backend(skb, work);
 }
 
 SEC("tc")
@@ -78,5 +113,8 @@ int lb_tc_egress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL)
 		return TC_ACT_UNSPEC;
+	if (work->kind && work->packet.protocol == LB_IPPROTO_TCP && work->packet.flags & LB_TCP_SYN &&
+	    !lb_clamp_segments(skb, &work->packet, work->kind))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_translate_in(skb, work);
 }

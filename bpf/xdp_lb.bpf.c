@@ -8,6 +8,7 @@
 #include "abi.h"
 #include "config.h"
 #include "deliver.h"
+#include "dsr.h"
 #include "forward.h"
 #include "frontend.h"
 #include "maps.h"
@@ -30,6 +31,26 @@ LB_INLINE int lb_translate_out(struct xdp_md *xdp, struct lb_work *work)
 	return lb_send_out(xdp, &work->way);
 }
 
+LB_INLINE int lb_send_dsr(struct xdp_md *xdp, struct lb_work *work)
+{
+	if (lb_dsr_way(xdp) != LB_REASON_FORWARDED)
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	if (!lb_dsr_wrap(xdp))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return lb_send_out(xdp, &work->way);
+}
+
+LB_INLINE int lb_unwrap(struct xdp_md *xdp, struct lb_work *work)
+{
+	if (lb_dsr_unwrap_look(xdp) != LB_REASON_FORWARDED)
+		return XDP_PASS;
+	if (lb_to_backend(xdp) != LB_REASON_FORWARDED)
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	if (!lb_dsr_unwrap(xdp) || !lb_rewrite(xdp, &work->packet, &work->to, 0))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	return lb_end(LB_REASON_DECAPSULATED, XDP_PASS);
+}
+
 SEC("xdp")
 int lb_xdp(struct xdp_md *xdp)
 {
@@ -39,7 +60,9 @@ int lb_xdp(struct xdp_md *xdp)
 
 	if (!work)
 		return XDP_PASS;
-	if (!lb_read_packet(xdp) || !lb_has_ports(work->packet.protocol) || work->packet.part != LB_WHOLE)
+	if (!lb_read_packet(xdp) || !lb_has_ports(work->packet.protocol))
+		return lb_unwrap(xdp, work);
+	if (work->packet.part != LB_WHOLE)
 		return XDP_PASS;
 	if (lb_is_for_snat(&work->packet) && lb_to_client(xdp))
 		return lb_translate_out(xdp, work);
@@ -54,5 +77,5 @@ int lb_xdp(struct xdp_md *xdp)
 	/* Refusals are answered at tc. What was chosen stays: tc finds the connection. */
 	if (reason != LB_REASON_FORWARDED || work->mode == LB_MODE_LOCAL)
 		return lb_let_pass(LB_REASON_HANDED_OVER);
-	return lb_translate_out(xdp, work);
+	return work->mode == LB_MODE_DSR ? lb_send_dsr(xdp, work) : lb_translate_out(xdp, work);
 }

@@ -29,7 +29,8 @@ export type Reason =
   | 'too-big'
   | 'hop-limit'
   | 'fragment-without-first'
-  | 'sctp-port';
+  | 'sctp-port'
+  | 'dsr-port';
 
 export interface ReasonInfo {
   number: number;
@@ -208,6 +209,12 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'The backend\'s port is another than the frontend\'s, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet.',
     remedy: 'Give the backends of SCTP frontends the port of the frontend.',
   },
+  'dsr-port': {
+    number: 29,
+    verdict: 'drop',
+    sentence: 'The backend\'s port is another than the frontend\'s, and the DSR dispatch \'l2\' leaves packets as they are.',
+    remedy: 'Give the backends the port of the frontend, or use the dispatch \'ipip\'.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -240,4 +247,5 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [26, 'hop-limit'],
   [27, 'fragment-without-first'],
   [28, 'sctp-port'],
+  [29, 'dsr-port'],
 ]);

@@ -189,6 +189,7 @@ enum lb_backend_flag {
 	LB_BACKEND_EXISTING = 1 << 1, /* connected and pinned UDP sockets may stay */
 	LB_BACKEND_POOLS = 1 << 2,    /* << enum lb_pool: has cells in the regions of that pool; for people and checks, choices go by cells */
 	LB_BACKEND_LOCAL = 1 << 5,    /* on this node: packets go to it with the client's address, and its answers pass here */
+	LB_BACKEND_VIA = 1 << 6,      /* DSR: lb_vias has the outer destination; else it is the backend */
 };
 
 struct lb_backend {
@@ -432,6 +433,25 @@ LB_INLINE __u32 lb_reply_tag(__u64 w) { return (__u32)(w >> 40); }
 LB_INLINE __u32 lb_reply_serial(__u64 w) { return (__u32)(w >> LB_CONNECTION_BITS) & ((1u << LB_OWNER_SERIAL_BITS) - 1); }
 LB_INLINE __u32 lb_reply_index(__u64 w) { return (__u32)w & ((1u << LB_CONNECTION_BITS) - 1); }
 
+/* lb_vias[backend]: where encapsulated packets for it go. */
+struct lb_via {
+	__be32 address[4];
+	__u32 family; /* enum lb_family */
+};
+
+/* lb_locals: the backend of a service that has this address on this node; address 0: any of them. The value is a backend index. */
+struct lb_local_key {
+	__u32 service;
+	__u32 family;
+	__be32 address[4];
+};
+
+/* What else is known of a connection: lb_connection.kind. */
+enum lb_connection_kind {
+	LB_DECAPSULATED4 = 1, /* its packets come in an IPv4 header of a peer */
+	LB_DECAPSULATED6 = 2, /* in an IPv6 one */
+};
+
 enum lb_mode { LB_MODE_LOCAL = 0, LB_MODE_SNAT = 1, LB_MODE_DSR = 2 };
 /* What was seen of a connection. TCP: the flags that either side sent. */
 enum lb_life {
@@ -453,7 +473,7 @@ struct lb_connection {
 	__u8 protocol;
 	__u8 family; /* enum lb_family */
 	__u8 mode;   /* enum lb_mode */
-	__u8 reserved;
+	__u8 kind;   /* enum lb_connection_kind */
 	__u32 backend_ref;
 	__u64 life;    /* seconds of CLOCK_MONOTONIC when last seen << 32 | enum lb_life */
 	__u32 created; /* likewise */

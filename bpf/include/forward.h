@@ -51,6 +51,8 @@ __noinline int lb_read_packet(lb_context *ctx)
 	if (!work || !ctx)
 		return 0;
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
+	work->forced = 0;
+	work->kind = 0;
 	return lb_parse(ctx, &work->packet);
 }
 
@@ -192,6 +194,8 @@ LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_no
 
 	lb_address_copy(work->source, p->source);
 	work->mode = LB_MODE_LOCAL;
+	if (work->forced)
+		return LB_REASON_FORWARDED;
 	if (!hairpin && (lb_role == LB_ROLE_WORKLOAD || lb_backend_flags(choice->word) & LB_BACKEND_LOCAL))
 		return LB_REASON_FORWARDED;
 	if (!hairpin && lb_uses_dsr(node, head, p->protocol)) {
@@ -223,7 +227,10 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	region.line = bpf_map_lookup_elem(&lb_table, &region.first);
 	if (!region.line)
 		return LB_REASON_CORRUPT_INDEX;
-	reason = lb_select(&region, &work->flow, &choice, true);
+	if (work->forced)
+		reason = lb_choice_set(&choice, work->forced);
+	else
+		reason = lb_select(&region, &work->flow, &choice, true);
 	if (reason != LB_REASON_FORWARDED)
 		return reason;
 	lb_address_copy(work->backend, choice.backend->address);
@@ -246,6 +253,7 @@ LB_INLINE void lb_to_backend_of(struct lb_work *work, const struct lb_connection
 	work->to.destination_port = c->backend_port;
 	work->to.source_port = c->source_port;
 	work->mode = c->mode;
+	work->backend_ref = c->backend_ref;
 }
 
 /*
@@ -316,6 +324,7 @@ __noinline int lb_to_client(lb_context *ctx)
 	work->to.source_port = c->service_port;
 	work->to.destination_port = c->client_port;
 	work->mode = c->mode;
+	work->kind = c->kind;
 	if (!lb_still_owned(&found))
 		return 0;
 	lb_touch(c, &work->packet, lb_life_of_backend(&work->packet));

@@ -73,6 +73,26 @@ struct {
 	__type(value, __u32);
 } lb_addresses SEC(".maps");
 
+/* Backend -> outer destination of DSR, for backends that have LB_BACKEND_VIA.
+ * Written by the controller before the backend's word, and after it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct lb_via);
+} lb_vias SEC(".maps");
+
+/* Service and address -> a backend of this node, for packets that peers have encapsulated.
+ * Written by the controller for backends that have LB_BACKEND_LOCAL; what it leads to is checked. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct lb_local_key);
+	__type(value, __u32);
+} lb_locals SEC(".maps");
+
 /* Where later fragments of a datagram belong: (source, destination, id, protocol) -> ports.
  * Written by the programs at a first fragment. */
 struct lb_fragment_key {

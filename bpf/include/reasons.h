@@ -61,7 +61,9 @@ enum lb_reason {
 	LB_REASON_FRAGMENT_WITHOUT_FIRST = 27,
 	/* drop: The backend's port is another than the frontend's, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet. */
 	LB_REASON_SCTP_PORT = 28,
-	LB_REASON_COUNT = 29, /* of an array indexed by reason */
+	/* drop: The backend's port is another than the frontend's, and the DSR dispatch 'l2' leaves packets as they are. */
+	LB_REASON_DSR_PORT = 29,
+	LB_REASON_COUNT = 30, /* of an array indexed by reason */
 };
 
 #endif

@@ -23,6 +23,13 @@ struct lb_way_out {
 	long result; /* BPF_FIB_LKUP_RET_* */
 };
 
+struct lb_outer {
+	__be32 source[4];
+	__be32 destination[4];
+	__u32 family; /* enum lb_family */
+	__u32 length; /* of its header */
+};
+
 struct lb_work {
 	struct lb_packet packet;
 	struct lb_flow flow;
@@ -37,7 +44,9 @@ struct lb_work {
 	__u32 backend_ref;
 	__u32 service;
 	__u8 mode; /* enum lb_mode */
-	__u8 reserved[3];
+	__u8 kind; /* enum lb_connection_kind */
+	__u16 reserved;
+	__u32 forced; /* the backend that a peer has chosen; 0: none */
 	__u32 old;      /* entry that it replaces; LB_NOBODY: none */
 	__u64 old_owned;
 	__u32 made; /* index */
@@ -45,6 +54,7 @@ struct lb_work {
 	struct lb_offer offer[2];
 	struct lb_flow_key reply; /* of the backend's side */
 	struct lb_way_out way;
+	struct lb_outer outer; /* what DSR wraps the packet in, or what it came in */
 };
 
 /* 0 -> the packet at hand.
