@@ -10,6 +10,7 @@
 #include "config.h"
 #include "deliver.h"
 #include "dsr.h"
+#include "dsr_receive.h"
 #include "forward.h"
 #include "frontend.h"
 #include "maps.h"
@@ -26,7 +27,7 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 
 	if (work->packet.hops <= 1)
 		return lb_throw_away(LB_REASON_HOP_LIMIT, 0);
-	lb_find_way(skb, &work->packet, &work->to, &work->way);
+	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
 	reason = lb_way_reason(&work->way);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
 		return lb_throw_away(reason, 0);
@@ -58,21 +59,23 @@ LB_INLINE int lb_send_to_backend(struct __sk_buff *skb, struct lb_work *work)
 	return lb_send_out(skb, &work->way);
 }
 
-/* A packet that is none of TCP, UDP or SCTP as it is: it may be wrapped by a peer. */
-LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work)
+/* What may be a peer's. LB_REASON_NOT_BALANCED in `reason`: it is not, and goes the way of other packets. */
+LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work, enum lb_reason *seen)
 {
-	enum lb_reason reason = lb_dsr_unwrap_look(skb);
+	enum lb_reason reason = lb_dsr_look(skb);
 
-	if (reason == LB_REASON_NO_LOCAL_BACKEND)
-		return lb_throw_away(reason, 0);
+	*seen = reason;
+	if (reason == LB_REASON_NOT_BALANCED || reason == LB_REASON_NOT_A_PEER || reason == LB_REASON_NOT_A_SERVICE)
+		return LB_UNTOUCHED;
 	if (reason != LB_REASON_FORWARDED)
-		return lb_let_pass(reason);
-	reason = lb_to_backend(skb);
+		return lb_throw_away(reason, 0);
+	reason = work->translated ? lb_dsr_learn(skb) : lb_to_backend(skb);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_throw_away(reason, work->service);
 	if (!lb_dsr_unwrap(skb))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	lb_count_verdict(LB_THIS_HOOK, LB_REASON_DECAPSULATED);
+	/* Its source is another only where two services lead one client's port to one backend. */
 	return lb_send_to_backend(skb, work);
 }
 
@@ -82,11 +85,19 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	struct lb_work *work = lb_work();
 	struct lb_region region;
 	enum lb_reason reason;
+	bool readable;
 
 	if (!work)
 		return TC_ACT_UNSPEC;
-	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
-		return lb_unwrap(skb, work);
+	readable = lb_read_packet(skb) && lb_has_ports(work->packet.protocol);
+	if (!readable || lb_may_be_peers(&work->packet)) {
+		int verdict = lb_unwrap(skb, work, &reason);
+
+		if (reason != LB_REASON_NOT_BALANCED)
+			return verdict == LB_UNTOUCHED ? lb_let_pass(reason) : verdict;
+		if (!readable || !lb_read_packet(skb))
+			return lb_let_pass(LB_REASON_NOT_BALANCED);
+	}
 	if (lb_is_for_snat(&work->packet) && lb_to_client(skb))
 		return lb_translate_out(skb, work);
 	lb_flow_of_packet(&work->flow, &work->packet);
@@ -113,8 +124,8 @@ int lb_tc_egress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL)
 		return TC_ACT_UNSPEC;
-	if (work->kind && work->packet.protocol == LB_IPPROTO_TCP && work->packet.flags & LB_TCP_SYN &&
-	    !lb_clamp_segments(skb, &work->packet, work->kind))
+	if (work->overhead && work->packet.protocol == LB_IPPROTO_TCP && work->packet.flags & LB_TCP_SYN &&
+	    !lb_clamp_segments(skb, &work->packet, work->overhead))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_translate_in(skb, work);
 }

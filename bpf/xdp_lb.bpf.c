@@ -9,6 +9,7 @@
 #include "config.h"
 #include "deliver.h"
 #include "dsr.h"
+#include "dsr_receive.h"
 #include "forward.h"
 #include "frontend.h"
 #include "maps.h"
@@ -22,7 +23,7 @@ LB_INLINE int lb_translate_out(struct xdp_md *xdp, struct lb_work *work)
 {
 	if (work->packet.hops <= 1)
 		return lb_let_pass(LB_REASON_HANDED_OVER);
-	lb_find_way(xdp, &work->packet, &work->to, &work->way);
+	lb_find_way(xdp, &work->packet, &work->to, &work->way, 0);
 	/* No way, too big, a neighbour that has to be asked for: tc comes to the same and can do more about it. */
 	if (lb_way_reason(&work->way) != LB_REASON_FORWARDED)
 		return lb_let_pass(LB_REASON_HANDED_OVER);
@@ -40,11 +41,12 @@ LB_INLINE int lb_send_dsr(struct xdp_md *xdp, struct lb_work *work)
 	return lb_send_out(xdp, &work->way);
 }
 
+/* A packet of a peer, to a backend of this node. */
 LB_INLINE int lb_unwrap(struct xdp_md *xdp, struct lb_work *work)
 {
-	if (lb_dsr_unwrap_look(xdp) != LB_REASON_FORWARDED)
-		return XDP_PASS;
-	if (lb_to_backend(xdp) != LB_REASON_FORWARDED)
+	enum lb_reason reason = work->translated ? lb_dsr_learn(xdp) : lb_to_backend(xdp);
+
+	if (reason != LB_REASON_FORWARDED || work->mode != LB_MODE_LOCAL)
 		return lb_let_pass(LB_REASON_HANDED_OVER);
 	if (!lb_dsr_unwrap(xdp) || !lb_rewrite(xdp, &work->packet, &work->to, 0))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
@@ -57,11 +59,18 @@ int lb_xdp(struct xdp_md *xdp)
 	struct lb_work *work = lb_work();
 	struct lb_region region;
 	enum lb_reason reason;
+	bool readable;
 
 	if (!work)
 		return XDP_PASS;
-	if (!lb_read_packet(xdp) || !lb_has_ports(work->packet.protocol))
-		return lb_unwrap(xdp, work);
+	readable = lb_read_packet(xdp) && lb_has_ports(work->packet.protocol);
+	if (!readable || lb_may_be_peers(&work->packet)) {
+		if (lb_dsr_look(xdp) == LB_REASON_FORWARDED)
+			return lb_unwrap(xdp, work);
+		/* Whatever else it is, tc looks again. */
+		if (!readable || !lb_read_packet(xdp))
+			return XDP_PASS;
+	}
 	if (work->packet.part != LB_WHOLE)
 		return XDP_PASS;
 	if (lb_is_for_snat(&work->packet) && lb_to_client(xdp))

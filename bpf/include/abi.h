@@ -446,12 +446,6 @@ struct lb_local_key {
 	__be32 address[4];
 };
 
-/* What else is known of a connection: lb_connection.kind. */
-enum lb_connection_kind {
-	LB_DECAPSULATED4 = 1, /* its packets come in an IPv4 header of a peer */
-	LB_DECAPSULATED6 = 2, /* in an IPv6 one */
-};
-
 enum lb_mode { LB_MODE_LOCAL = 0, LB_MODE_SNAT = 1, LB_MODE_DSR = 2 };
 /* What was seen of a connection. TCP: the flags that either side sent. */
 enum lb_life {
@@ -473,7 +467,7 @@ struct lb_connection {
 	__u8 protocol;
 	__u8 family; /* enum lb_family */
 	__u8 mode;   /* enum lb_mode */
-	__u8 kind;   /* enum lb_connection_kind */
+	__u8 overhead; /* bytes that a peer wraps its packets in; 0: they come as they are */
 	__u32 backend_ref;
 	__u64 life;    /* seconds of CLOCK_MONOTONIC when last seen << 32 | enum lb_life */
 	__u32 created; /* likewise */

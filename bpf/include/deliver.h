@@ -8,17 +8,17 @@
 #include "reasons.h"
 #include "work.h"
 
-/* Asks the routing table for the packet that `to` describes. */
-LB_INLINE void lb_find_way(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, struct lb_way_out *way)
+/* Asks the routing table for the packet that `to` describes, `more` bytes longer than it is. */
+LB_INLINE void lb_find_way(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, struct lb_way_out *way, __u32 more)
 {
 	__builtin_memset(way, 0, sizeof(*way));
 #if LB_XDP
 	way->fib.ifindex = ctx->ingress_ifindex;
-	way->fib.tot_len = p->length;
+	way->fib.tot_len = p->length + more;
 #else
 	way->fib.ifindex = ctx->ifindex;
 	/* What the device cuts into segments has their size, and only those have to fit. */
-	way->fib.tot_len = ctx->gso_segs > 1 ? 0 : p->length;
+	way->fib.tot_len = ctx->gso_segs > 1 ? 0 : p->length + more;
 #endif
 	way->fib.l4_protocol = p->protocol;
 	way->fib.sport = to->source_port;

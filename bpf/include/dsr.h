@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Direct server return. The load balancer's side: the packet goes to the backend's node as it is, one hop on, in an outer header (RFC 2003,
- * RFC 2473, RFC 4213) or in a frame to it; the answer does not come back here. The backend's side: outer headers of peers are taken off, the
- * packet goes to the backend of this node that they name, and its answers bear the service address.
+ * Direct server return, the load balancer's side: the packet goes to the backend's node one hop on, and the answer does not come back here.
+ *   ipip    as it is, in an outer header (RFC 2003, RFC 2473, RFC 4213)
+ *   geneve  translated to the backend, in an outer header, UDP and Geneve with the service address in an option (RFC 8926)
+ *   option  translated to the backend; the packets that need it have the service address in an IPv4 option or an IPv6 destination option
+ *   l2      as it is, in a frame to the backend
  */
 #ifndef LB_DSR_H
 #define LB_DSR_H
@@ -14,47 +16,80 @@
 
 #define LB_OUTER_HOPS 64
 
+#define LB_GENEVE_PORT 6081
+#define LB_GENEVE_CLASS 0xffeb /* of those for experiments, RFC 8926 7 */
+#define LB_OPTION_IPV4 0x9e    /* for experiments, copied into fragments: RFC 4727 */
+#define LB_OPTION_IPV6 0x1e    /* likewise: to be skipped by who does not know it */
+
+struct lb_udp {
+	__be16 source;
+	__be16 destination;
+	__be16 length;
+	__be16 checksum;
+};
+struct lb_geneve {
+	__u8 version_words; /* of the options */
+	__u8 flags;
+	__be16 type;        /* of the packet inside */
+	__be32 network;
+	__be16 option_class;
+	__u8 option_type; /* enum lb_family of the address */
+	__u8 option_words;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_geneve) == 12);
+struct lb_geneve4 {
+	struct lb_udp udp;
+	struct lb_geneve geneve;
+	__be32 address;
+	__be16 port;
+	__be16 reserved;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_geneve4) == 28);
+struct lb_geneve6 {
+	struct lb_udp udp;
+	struct lb_geneve geneve;
+	__be32 address[4];
+	__be16 port;
+	__be16 reserved;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_geneve6) == 40);
+
+struct lb_option4 {
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	__be32 address;
+};
+LB_STATIC_ASSERT(sizeof(struct lb_option4) == 8);
+struct lb_option6 {
+	__u8 next;
+	__u8 words; /* of 8 bytes, beyond the first */
+	__u8 type;
+	__u8 length;
+	__be32 address[4];
+	__be16 port;
+	__u8 padding[2];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_option6) == 24);
+
 #if LB_XDP
-/* Makes room between the link header and the IP header. Only frames without tags. */
-LB_INLINE bool lb_grow(lb_context *ctx, const __u32 length, __u32 family)
+/* Makes room between the link header and the IP header. Only frames without tags, whose link header is written anew. */
+LB_INLINE bool lb_grow(lb_context *ctx, const __u32 length, __u64 flags)
 {
 	return !bpf_xdp_adjust_head(ctx, -(int)length);
 }
-
-/* Takes the header away; the link header moves with the packet. */
-LB_INLINE bool lb_shrink(lb_context *ctx, const __u32 length, __u32 inner_family)
-{
-	struct lb_ethernet link;
-
-	if (!lb_load(ctx, 0, &link, sizeof(link)))
-		return false;
-	link.type = inner_family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
-	return !bpf_xdp_adjust_head(ctx, length) && lb_store(ctx, 0, &link, sizeof(link));
-}
+#define LB_GROW_IPV4 0
+#define LB_GROW_IPV6 0
+#define LB_GROW_UDP 0
 #else
-LB_INLINE bool lb_grow(lb_context *ctx, const __u32 length, __u32 family)
+LB_INLINE bool lb_grow(lb_context *ctx, const __u32 length, __u64 flags)
 {
-	__u64 flags = family == LB_IPV4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
-
 	return !bpf_skb_adjust_room(ctx, length, BPF_ADJ_ROOM_MAC, flags);
 }
-
-/* 6.3 has flags that change what the kernel takes the packet for; before, both headers have to be of one family. */
-#define LB_DECAP_IPV4 (1ull << 7)
-#define LB_DECAP_IPV6 (1ull << 8)
-LB_INLINE bool lb_shrink(lb_context *ctx, const __u32 length, __u32 inner_family)
-{
-	__be16 type = inner_family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
-	__u64 flags = inner_family == LB_IPV4 ? LB_DECAP_IPV4 : LB_DECAP_IPV6;
-
-	if (ctx->protocol == type)
-		flags = 0;
-	return !bpf_skb_adjust_room(ctx, -(int)length, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO) &&
-	       lb_store(ctx, 12, &type, sizeof(type));
-}
+#define LB_GROW_IPV4 BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+#define LB_GROW_IPV6 BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+#define LB_GROW_UDP BPF_F_ADJ_ROOM_ENCAP_L4_UDP
 #endif
-
-/* ---- the load balancer's side ----------------------------------------------------------------------------------------------- */
 
 /* Where the encapsulated packet goes, and from which address. */
 LB_INLINE enum lb_reason lb_outer_choose(struct lb_work *work, const struct lb_node *node)
@@ -74,13 +109,17 @@ LB_INLINE enum lb_reason lb_outer_choose(struct lb_work *work, const struct lb_n
 		lb_address_copy(outer->destination, work->to.destination);
 		outer->family = work->packet.family;
 	}
+	outer->protocol = work->packet.family == LB_IPV4 ? LB_IPPROTO_IPIP : LB_IPPROTO_IPV6;
+	outer->length = outer->family == LB_IPV4 ? sizeof(struct lb_ipv4) : sizeof(struct lb_ipv6);
+	if (work->dispatch == LB_DISPATCH_GENEVE) {
+		outer->protocol = LB_IPPROTO_UDP;
+		outer->length += work->packet.family == LB_IPV4 ? sizeof(struct lb_geneve4) : sizeof(struct lb_geneve6);
+	}
 	if (outer->family == LB_IPV4) {
 		outer->source[0] = node->address4;
 		outer->source[1] = outer->source[2] = outer->source[3] = 0;
-		outer->length = sizeof(struct lb_ipv4);
 	} else {
 		lb_address_copy(outer->source, node->address6);
-		outer->length = sizeof(struct lb_ipv6);
 	}
 	return outer->source[0] | outer->source[1] | outer->source[2] | outer->source[3] ? LB_REASON_FORWARDED :
 											    LB_REASON_NO_NODE_ADDRESS;
@@ -92,14 +131,15 @@ LB_INLINE void lb_outer_way(lb_context *ctx, struct lb_work *work)
 	struct lb_way_out *way = &work->way;
 
 	__builtin_memset(way, 0, sizeof(*way));
+	way->fib.tot_len = work->packet.length + outer->length;
 #if LB_XDP
 	way->fib.ifindex = ctx->ingress_ifindex;
-	way->fib.tot_len = work->packet.length + outer->length;
 #else
 	way->fib.ifindex = ctx->ifindex;
-	way->fib.tot_len = ctx->gso_segs > 1 ? 0 : work->packet.length + outer->length;
+	if (ctx->gso_segs > 1)
+		way->fib.tot_len = 0;
 #endif
-	way->fib.l4_protocol = work->packet.family == LB_IPV4 ? LB_IPPROTO_IPIP : LB_IPPROTO_IPV6;
+	way->fib.l4_protocol = outer->protocol;
 	if (outer->family == LB_IPV4) {
 		way->fib.family = LB_AF_INET;
 		way->fib.tos = work->packet.tos;
@@ -124,51 +164,190 @@ LB_INLINE bool lb_hop(lb_context *ctx, const struct lb_packet *p)
 	return p->family == LB_IPV4 ? lb_write_ipv4(ctx, p, &same, 1) : lb_write_ipv6(ctx, p, &same, 1);
 }
 
-LB_INLINE bool lb_wrap_ipv4(lb_context *ctx, const struct lb_work *work)
+LB_INLINE __be16 lb_sum_of_header(const struct lb_ipv4 *ip)
 {
-	const struct lb_packet *p = &work->packet;
-	struct lb_ipv4 ip = {
-		.version_length = 0x45,
-		.tos = p->tos,
-		.length = bpf_htons(p->length + sizeof(ip)),
-		.id = (__be16)work->hash,
-		.fragment = p->may_fragment ? 0 : bpf_htons(LB_IPV4_DONT),
-		.ttl = LB_OUTER_HOPS,
-		.protocol = p->family == LB_IPV4 ? LB_IPPROTO_IPIP : LB_IPPROTO_IPV6,
-		.source = work->outer.source[0],
-		.destination = work->outer.destination[0],
-	};
-	const __be16 *words = (const __be16 *)&ip;
-	__be16 type = bpf_htons(LB_ETH_IPV4);
+	const __be16 *words = (const __be16 *)ip;
 	__u64 sum = 0;
 
 #pragma unroll
 	for (int i = 0; i < 10; i++)
 		sum += words[i];
-	ip.checksum = ~lb_sum_fold(sum);
-	return lb_grow(ctx, sizeof(ip), LB_IPV4) && lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+	return ~lb_sum_fold(sum);
 }
 
-LB_INLINE bool lb_wrap_ipv6(lb_context *ctx, const struct lb_work *work)
+/* The outer IP header and what the link header says of it. There is room. */
+LB_INLINE bool lb_write_outer(lb_context *ctx, const struct lb_work *work)
 {
 	const struct lb_packet *p = &work->packet;
+	const struct lb_outer *outer = &work->outer;
+	__be16 type = outer->family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
+
+	if (outer->family == LB_IPV4) {
+		struct lb_ipv4 ip = {
+			.version_length = 0x45,
+			.tos = p->tos,
+			.length = bpf_htons(p->length + outer->length),
+			.id = (__be16)work->hash,
+			.fragment = p->may_fragment ? 0 : bpf_htons(LB_IPV4_DONT),
+			.ttl = LB_OUTER_HOPS,
+			.protocol = outer->protocol,
+			.source = outer->source[0],
+			.destination = outer->destination[0],
+		};
+
+		ip.checksum = lb_sum_of_header(&ip);
+		return lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+	}
 	struct lb_ipv6 ip = {
 		/* The flow label spreads the flows of one peer over its queues (RFC 6438). */
 		.version_class_label = bpf_htonl(6u << 28 | (__u32)p->tos << 20 | ((__u32)work->hash & 0xfffff)),
-		.length = bpf_htons(p->length),
-		.next = p->family == LB_IPV4 ? LB_IPPROTO_IPIP : LB_IPPROTO_IPV6,
+		.length = bpf_htons(p->length + outer->length - sizeof(ip)),
+		.next = outer->protocol,
 		.hops = LB_OUTER_HOPS,
 	};
-	__be16 type = bpf_htons(LB_ETH_IPV6);
 
-	lb_address_copy(ip.source, work->outer.source);
-	lb_address_copy(ip.destination, work->outer.destination);
-	return lb_grow(ctx, sizeof(ip), LB_IPV6) && lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+	lb_address_copy(ip.source, outer->source);
+	lb_address_copy(ip.destination, outer->destination);
+	return lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+}
+
+LB_INLINE bool lb_wrap_ipip(lb_context *ctx, const struct lb_work *work)
+{
+	if (!lb_hop(ctx, &work->packet))
+		return false;
+	if (work->outer.family == LB_IPV4 ? !lb_grow(ctx, sizeof(struct lb_ipv4), LB_GROW_IPV4) :
+					    !lb_grow(ctx, sizeof(struct lb_ipv6), LB_GROW_IPV6))
+		return false;
+	return lb_write_outer(ctx, work);
+}
+
+/* UDP over IPv6 without a checksum: RFC 6935. The source port spreads flows. */
+LB_INLINE void lb_fill_geneve(struct lb_udp *udp, struct lb_geneve *geneve, const struct lb_work *work, const __u32 own, __u8 words)
+{
+	udp->source = bpf_htons(0xc000 | (work->hash & 0x3fff));
+	udp->destination = bpf_htons(LB_GENEVE_PORT);
+	udp->length = bpf_htons(work->packet.length + own);
+	udp->checksum = 0;
+	geneve->version_words = words + 1;
+	geneve->flags = 0;
+	geneve->type = work->packet.family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
+	geneve->network = 0;
+	geneve->option_class = bpf_htons(LB_GENEVE_CLASS);
+	geneve->option_type = work->packet.family;
+	geneve->option_words = words;
+}
+
+LB_INLINE bool lb_wrap_geneve4(lb_context *ctx, const struct lb_work *work)
+{
+	struct lb_geneve4 header = { .address = work->packet.destination[0], .port = work->packet.destination_port };
+	bool done;
+
+	lb_fill_geneve(&header.udp, &header.geneve, work, sizeof(header), 2);
+	if (work->outer.family == LB_IPV4)
+		done = lb_grow(ctx, sizeof(struct lb_ipv4) + sizeof(header), LB_GROW_IPV4 | LB_GROW_UDP) &&
+		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv4), &header, sizeof(header));
+	else
+		done = lb_grow(ctx, sizeof(struct lb_ipv6) + sizeof(header), LB_GROW_IPV6 | LB_GROW_UDP) &&
+		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv6), &header, sizeof(header));
+	return done && lb_write_outer(ctx, work);
+}
+
+LB_INLINE bool lb_wrap_geneve6(lb_context *ctx, const struct lb_work *work)
+{
+	struct lb_geneve6 header = { .port = work->packet.destination_port };
+	bool done;
+
+	lb_address_copy(header.address, work->packet.destination);
+	lb_fill_geneve(&header.udp, &header.geneve, work, sizeof(header), 5);
+	if (work->outer.family == LB_IPV4)
+		done = lb_grow(ctx, sizeof(struct lb_ipv4) + sizeof(header), LB_GROW_IPV4 | LB_GROW_UDP) &&
+		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv4), &header, sizeof(header));
+	else
+		done = lb_grow(ctx, sizeof(struct lb_ipv6) + sizeof(header), LB_GROW_IPV6 | LB_GROW_UDP) &&
+		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv6), &header, sizeof(header));
+	return done && lb_write_outer(ctx, work);
+}
+
+/* Does the packet tell the backend's node the service? A SYN does for the whole connection; of UDP nobody knows which packet is the first. */
+LB_INLINE bool lb_needs_option(const struct lb_packet *p)
+{
+	return p->protocol == LB_IPPROTO_UDP || lb_is_opening(p) || (p->protocol == LB_IPPROTO_SCTP && p->flags & LB_TCP_SYN);
+}
+
+#if LB_XDP
+/* Makes room behind the fixed part of the IP header, which moves with the link header. */
+LB_INLINE bool lb_grow_inside(lb_context *ctx, const __u32 header, const __u32 length)
+{
+	__u8 moved[LB_ETH_LENGTH + sizeof(struct lb_ipv6)];
+
+	return lb_load(ctx, 0, moved, LB_ETH_LENGTH + header) && !bpf_xdp_adjust_head(ctx, -(int)length) &&
+	       lb_store(ctx, 0, moved, LB_ETH_LENGTH + header);
+}
+#else
+LB_INLINE bool lb_grow_inside(lb_context *ctx, const __u32 header, const __u32 length)
+{
+	return !bpf_skb_adjust_room(ctx, length, BPF_ADJ_ROOM_NET, 0);
+}
+#endif
+
+LB_INLINE bool lb_add_option4(lb_context *ctx, const struct lb_work *work)
+{
+	struct lb_option4 option = {
+		.type = LB_OPTION_IPV4,
+		.length = sizeof(option),
+		.port = work->packet.destination_port,
+		.address = work->packet.destination[0],
+	};
+	__be16 before[2], after[2], checksum;
+	__u8 version_length, first[2];
+	const __be16 *words = (const __be16 *)&option;
+	__u64 change = 0;
+
+	if (!lb_load(ctx, LB_ETH_LENGTH, first, sizeof(first)) || !lb_load(ctx, LB_ETH_LENGTH, before, sizeof(before)) ||
+	    !lb_load(ctx, LB_ETH_LENGTH + 10, &checksum, sizeof(checksum)))
+		return false;
+	version_length = first[0] + sizeof(option) / 4;
+	after[0] = (__be16)(version_length | first[1] << 8);
+	after[1] = bpf_htons(bpf_ntohs(before[1]) + sizeof(option));
+	change = lb_sum_change16(lb_sum_change16(0, before[0], after[0]), before[1], after[1]);
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		change += words[i];
+	checksum = lb_checksum_after(checksum, change);
+	return lb_grow_inside(ctx, sizeof(struct lb_ipv4), sizeof(option)) && lb_store(ctx, LB_ETH_LENGTH, after, sizeof(after)) &&
+	       lb_store(ctx, LB_ETH_LENGTH + 10, &checksum, sizeof(checksum)) &&
+	       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv4), &option, sizeof(option));
+}
+
+LB_INLINE bool lb_add_option6(lb_context *ctx, const struct lb_work *work)
+{
+	struct lb_option6 option = {
+		.words = sizeof(option) / 8 - 1,
+		.type = LB_OPTION_IPV6,
+		.length = 18,
+		.port = work->packet.destination_port,
+		.padding = { 1, 0 },
+	};
+	__be16 length = bpf_htons(work->packet.length - sizeof(struct lb_ipv6) + sizeof(option));
+	__u8 next = LB_IPPROTO_DSTOPTS;
+
+	lb_address_copy(option.address, work->packet.destination);
+	if (!lb_load(ctx, LB_ETH_LENGTH + 6, &option.next, 1))
+		return false;
+	return lb_grow_inside(ctx, sizeof(struct lb_ipv6), sizeof(option)) && lb_store(ctx, LB_ETH_LENGTH + 4, &length, sizeof(length)) &&
+	       lb_store(ctx, LB_ETH_LENGTH + 6, &next, 1) &&
+	       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv6), &option, sizeof(option));
+}
+
+/* A header of IPv4 has room for 40 bytes of options. */
+LB_INLINE bool lb_option_fits(const struct lb_packet *p)
+{
+	return p->family == LB_IPV6 || p->l4 - p->l3 + sizeof(struct lb_option4) <= 60;
 }
 
 /*
- * Finds the way for the packet in its outer header (in a frame, for 'l2'). LB_REASON_FORWARDED: by a neighbour that is known, HANDED_OVER: by
- * one that is not; the packet is as it was.
+ * Finds the way for the packet as it will be. LB_REASON_FORWARDED: by a neighbour that is known, HANDED_OVER: by one that is not; the packet is
+ * as it was.
  */
 __noinline int lb_dsr_way(lb_context *ctx)
 {
@@ -178,16 +357,26 @@ __noinline int lb_dsr_way(lb_context *ctx)
 
 	if (!work || !node || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
+	work->dispatch = node->dispatch;
 	if (work->packet.hops <= 1)
 		return LB_REASON_HOP_LIMIT;
-	if (node->dispatch == LB_DISPATCH_L2) {
+	if (work->dispatch == LB_DISPATCH_L2) {
 		if (work->to.destination_port != work->packet.destination_port)
 			return LB_REASON_DSR_PORT;
-		lb_find_way(ctx, &work->packet, &work->to, &work->way);
+		lb_find_way(ctx, &work->packet, &work->to, &work->way, 0);
 		return lb_way_reason(&work->way);
 	}
 	if (work->packet.l3 != LB_ETH_LENGTH)
 		return LB_REASON_NOT_BALANCED;
+	if (work->dispatch == LB_DISPATCH_OPTION) {
+		work->outer.length = 0;
+		if (lb_needs_option(&work->packet))
+			work->outer.length = work->packet.family == LB_IPV4 ? sizeof(struct lb_option4) : sizeof(struct lb_option6);
+		if (work->outer.length && !lb_option_fits(&work->packet))
+			return LB_REASON_NOT_BALANCED;
+		lb_find_way(ctx, &work->packet, &work->to, &work->way, work->outer.length);
+		return lb_way_reason(&work->way);
+	}
 	reason = lb_outer_choose(work, node);
 	if (reason != LB_REASON_FORWARDED)
 		return reason;
@@ -199,166 +388,20 @@ __noinline int lb_dsr_way(lb_context *ctx)
 __noinline int lb_dsr_wrap(lb_context *ctx)
 {
 	struct lb_work *work = lb_work();
-	const struct lb_node *node = lb_node_settings();
-
-	if (!work || !node || !ctx)
-		return 0;
-	if (node->dispatch == LB_DISPATCH_L2) /* no hop: the backend is on this link */
-		return 1;
-	if (!lb_hop(ctx, &work->packet))
-		return 0;
-	return work->outer.family == LB_IPV4 ? lb_wrap_ipv4(ctx, work) : lb_wrap_ipv6(ctx, work);
-}
-
-/* ---- the backend's side ------------------------------------------------------------------------------------------------------ */
-
-LB_INLINE bool lb_outer_is_ours(const struct lb_work *work, const struct lb_node *node)
-{
-	if (work->outer.family == LB_IPV4)
-		return work->outer.destination[0] == node->address4;
-	return lb_address_equal(work->outer.destination, node->address6, LB_IPV6);
-}
-
-/* The backend of this node that a peer's packet is for; 0: none. `outer` is the address that the peer sent it to. */
-LB_INLINE __u32 lb_local_backend(const struct lb_work *work, const struct lb_node *node, __u32 service)
-{
-	struct lb_local_key key = { .service = service, .family = work->packet.family };
-	const struct lb_backend *backend;
-	__u32 *index;
-	__u64 word;
-
-	if (work->outer.family == work->packet.family) {
-		lb_address_copy(key.address, work->outer.destination);
-		if (work->packet.family == LB_IPV4)
-			key.address[1] = key.address[2] = key.address[3] = 0;
-	}
-	index = bpf_map_lookup_elem(&lb_locals, &key);
-	if (!index && lb_outer_is_ours(work, node)) {
-		__builtin_memset(key.address, 0, sizeof(key.address));
-		index = bpf_map_lookup_elem(&lb_locals, &key);
-	}
-	if (!index)
-		return 0;
-	backend = bpf_map_lookup_elem(&lb_backends, index);
-	if (!backend)
-		return 0;
-	word = lb_read_once(backend->word);
-	if (lb_backend_service(word) != service || !(lb_backend_flags(word) & LB_BACKEND_LOCAL))
-		return 0;
-	return *index;
-}
-
-/*
- * Is this a packet that a peer has wrapped, to a service that this node has a backend of? Then lb_work() has the packet inside, and who is to get it;
- * still wrapped. LB_REASON_NOT_BALANCED: it is something else.
- */
-__noinline int lb_dsr_unwrap_look(lb_context *ctx)
-{
-	struct lb_work *work = lb_work();
-	const struct lb_node *node = lb_node_settings();
-	struct lb_packet *p;
-	struct lb_region region = {};
-	__u32 protocol, at;
-	bool whole;
-
-	if (!work || !node || !ctx)
-		return LB_REASON_NOT_BALANCED;
-	p = &work->packet;
-	protocol = p->protocol;
-	if (!node->peers || !p->family || p->part != LB_WHOLE || p->l3 != LB_ETH_LENGTH ||
-	    (protocol != LB_IPPROTO_IPIP && protocol != LB_IPPROTO_IPV6))
-		return LB_REASON_NOT_BALANCED;
-	if (!lb_in_ranges(node->peers, p->source, p->family))
-		return LB_REASON_NOT_A_PEER;
-	lb_address_copy(work->outer.source, p->source);
-	lb_address_copy(work->outer.destination, p->destination);
-	work->outer.family = p->family;
-	work->outer.length = p->l4 - p->l3;
-	at = p->l4;
-	__builtin_memset(p, 0, sizeof(*p));
-	p->l3 = at;
-	whole = lb_parse_network(ctx, p, protocol == LB_IPPROTO_IPIP ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6));
-	if (!whole || p->part == LB_LATER_FRAGMENT || !lb_has_ports(p->protocol) || !lb_parse_ports(ctx, p))
-		return LB_REASON_NOT_BALANCED;
-	lb_flow_of_packet(&work->flow, p);
-	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED)
-		return LB_REASON_NOT_A_SERVICE;
-	work->region = region.first;
-	work->forced = lb_local_backend(work, node, region.line->head.service);
-	if (!work->forced)
-		return LB_REASON_NO_LOCAL_BACKEND;
-	work->kind = work->outer.family == LB_IPV4 ? LB_DECAPSULATED4 : LB_DECAPSULATED6;
-	return LB_REASON_FORWARDED;
-}
-
-/* Takes the outer header off, which has no options [those of IPv4 and extensions of IPv6 are no peer's]. 0: it cannot be. */
-__noinline int lb_dsr_unwrap(lb_context *ctx)
-{
-	struct lb_work *work = lb_work();
-	bool done;
 
 	if (!work || !ctx)
 		return 0;
-	if (work->outer.length == sizeof(struct lb_ipv4))
-		done = lb_shrink(ctx, sizeof(struct lb_ipv4), work->packet.family);
-	else if (work->outer.length == sizeof(struct lb_ipv6))
-		done = lb_shrink(ctx, sizeof(struct lb_ipv6), work->packet.family);
-	else
+	if (work->dispatch == LB_DISPATCH_L2) /* no hop: the backend is on this link */
+		return 1;
+	if (work->dispatch == LB_DISPATCH_IPIP)
+		return lb_wrap_ipip(ctx, work);
+	if (!lb_rewrite(ctx, &work->packet, &work->to, 1))
 		return 0;
-	if (!done)
-		return 0;
-	work->packet.l3 -= work->outer.length;
-	work->packet.l4 -= work->outer.length;
-	return 1;
+	if (work->dispatch == LB_DISPATCH_GENEVE)
+		return work->packet.family == LB_IPV4 ? lb_wrap_geneve4(ctx, work) : lb_wrap_geneve6(ctx, work);
+	if (!work->outer.length)
+		return 1;
+	return work->packet.family == LB_IPV4 ? lb_add_option4(ctx, work) : lb_add_option6(ctx, work);
 }
-
-/* ---- answers of a backend whose packets come wrapped ---------------------------------------------------------------------------- */
-
-#define LB_TCP_OPTIONS 8
-
-#if !LB_XDP
-/*
- * Lessens the segment size that a SYN ACK offers by what the outer header takes, so that the client's segments fit with it (RFC 9293, 3.7.1). `p`
- * is the packet as it is now.
- */
-LB_INLINE bool lb_clamp_segments(lb_context *ctx, const struct lb_packet *p, __u8 kind)
-{
-	__u32 at = p->l4 + 20, less = kind == LB_DECAPSULATED4 ? sizeof(struct lb_ipv4) : sizeof(struct lb_ipv6);
-	__u8 option[4];
-	__be16 wanted, was;
-
-	for (int i = 0; i < LB_TCP_OPTIONS; i++) {
-		if (!lb_load(ctx, at, option, sizeof(option)))
-			return true;
-		if (option[0] == 0)
-			return true;
-		if (option[0] == 1) {
-			at++;
-			continue;
-		}
-		if (option[0] == 2 && option[1] == 4)
-			break;
-		if (option[1] < 2)
-			return true;
-		at += option[1];
-	}
-	if (option[0] != 2 || option[1] != 4)
-		return true;
-	was = *(__be16 *)&option[2];
-	wanted = bpf_htons(bpf_ntohs(was) - less);
-	if (bpf_ntohs(was) <= less + 536)
-		return true;
-	/* Its two bytes may begin at an odd place: the sum is of words. */
-	if ((at - p->l4) & 1) {
-		was = __builtin_bswap16(was);
-		wanted = __builtin_bswap16(wanted);
-	}
-	if (!lb_correct_checksum(ctx, p, p->l4 + 16, 0, lb_sum_change16(0, was, wanted)))
-		return false;
-	if ((at - p->l4) & 1)
-		wanted = __builtin_bswap16(wanted);
-	return lb_store(ctx, at + 2, &wanted, sizeof(wanted));
-}
-#endif
 
 #endif

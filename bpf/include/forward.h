@@ -52,7 +52,8 @@ __noinline int lb_read_packet(lb_context *ctx)
 		return 0;
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	work->forced = 0;
-	work->kind = 0;
+	work->overhead = 0;
+	work->translated = 0;
 	return lb_parse(ctx, &work->packet);
 }
 
@@ -324,7 +325,7 @@ __noinline int lb_to_client(lb_context *ctx)
 	work->to.source_port = c->service_port;
 	work->to.destination_port = c->client_port;
 	work->mode = c->mode;
-	work->kind = c->kind;
+	work->overhead = c->overhead;
 	if (!lb_still_owned(&found))
 		return 0;
 	lb_touch(c, &work->packet, lb_life_of_backend(&work->packet));

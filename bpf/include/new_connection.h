@@ -224,7 +224,7 @@ __noinline int lb_connection_write(lb_context *ctx)
 	c->protocol = work->key.protocol;
 	c->family = work->key.family;
 	c->mode = work->mode;
-	c->kind = work->kind;
+	c->overhead = work->overhead;
 	c->backend_ref = work->backend_ref;
 	c->service_id = work->service;
 	c->created = now;

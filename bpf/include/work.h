@@ -27,7 +27,8 @@ struct lb_outer {
 	__be32 source[4];
 	__be32 destination[4];
 	__u32 family; /* enum lb_family */
-	__u32 length; /* of its header */
+	__u32 length; /* of all that is around the packet; of an option */
+	__u32 protocol;
 };
 
 struct lb_work {
@@ -44,8 +45,9 @@ struct lb_work {
 	__u32 backend_ref;
 	__u32 service;
 	__u8 mode; /* enum lb_mode */
-	__u8 kind; /* enum lb_connection_kind */
-	__u16 reserved;
+	__u8 overhead; /* bytes that a peer has wrapped the packet in */
+	__u8 dispatch;   /* enum lb_dispatch of this packet */
+	__u8 translated; /* a peer has translated it to the backend already */
 	__u32 forced; /* the backend that a peer has chosen; 0: none */
 	__u32 old;      /* entry that it replaces; LB_NOBODY: none */
 	__u64 old_owned;

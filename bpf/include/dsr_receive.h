@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Direct server return, the backend's side: what peers have wrapped is unwrapped and goes to a backend of this node; a connection is made for it,
+ * so that the answers, which go to the client directly, bear the service address. dsr.h has the formats.
+ */
+#ifndef LB_DSR_RECEIVE_H
+#define LB_DSR_RECEIVE_H
+
+#include "dsr.h"
+#include "forward.h"
+#include "packet.h"
+#include "work.h"
+
+#if LB_XDP
+/* Takes bytes away behind the link header, which moves with the packet. */
+LB_INLINE bool lb_shrink(lb_context *ctx, __u32 length, __u32 inner_family)
+{
+	struct lb_ethernet link;
+
+	if (!lb_load(ctx, 0, &link, sizeof(link)))
+		return false;
+	link.type = inner_family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
+	return !bpf_xdp_adjust_head(ctx, length) && lb_store(ctx, 0, &link, sizeof(link));
+}
+#else
+/* 6.3 has flags that change what the kernel takes the packet for; before, both headers have to be of one family. */
+#define LB_DECAP_IPV4 (1ull << 7)
+#define LB_DECAP_IPV6 (1ull << 8)
+LB_INLINE bool lb_shrink(lb_context *ctx, __u32 length, __u32 inner_family)
+{
+	__be16 type = inner_family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
+	__u64 flags = inner_family == LB_IPV4 ? LB_DECAP_IPV4 : LB_DECAP_IPV6;
+
+	if (ctx->protocol == type)
+		flags = 0;
+	return !bpf_skb_adjust_room(ctx, -(int)length, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO) &&
+	       lb_store(ctx, 12, &type, sizeof(type));
+}
+#endif
+
+LB_INLINE bool lb_outer_is_ours(const struct lb_work *work, const struct lb_node *node)
+{
+	if (work->outer.family == LB_IPV4)
+		return work->outer.destination[0] == node->address4;
+	return lb_address_equal(work->outer.destination, node->address6, LB_IPV6);
+}
+
+/* The backend of this node that a peer's packet is for; 0: none. `outer` is the address that the peer sent it to. */
+LB_INLINE __u32 lb_local_backend(const struct lb_work *work, const struct lb_node *node, __u32 service)
+{
+	struct lb_local_key key = { .service = service, .family = work->packet.family };
+	const struct lb_backend *backend;
+	__u32 *index;
+	__u64 word;
+
+	if (work->outer.family == work->packet.family) {
+		lb_address_copy(key.address, work->outer.destination);
+		if (work->packet.family == LB_IPV4)
+			key.address[1] = key.address[2] = key.address[3] = 0;
+	}
+	index = bpf_map_lookup_elem(&lb_locals, &key);
+	if (!index && lb_outer_is_ours(work, node)) {
+		__builtin_memset(key.address, 0, sizeof(key.address));
+		index = bpf_map_lookup_elem(&lb_locals, &key);
+	}
+	if (!index)
+		return 0;
+	backend = bpf_map_lookup_elem(&lb_backends, index);
+	if (!backend)
+		return 0;
+	word = lb_read_once(backend->word);
+	if (lb_backend_service(word) != service || !(lb_backend_flags(word) & LB_BACKEND_LOCAL))
+		return 0;
+	return *index;
+}
+
+LB_INLINE void lb_keep_outer(struct lb_work *work, __u32 length)
+{
+	const struct lb_packet *p = &work->packet;
+
+	lb_address_copy(work->outer.source, p->source);
+	lb_address_copy(work->outer.destination, p->destination);
+	work->outer.family = p->family;
+	work->outer.length = length;
+	work->overhead = length;
+}
+
+/* Reads the packet inside, `length` bytes behind the IP header of the one around it. */
+LB_INLINE bool lb_read_inside(lb_context *ctx, struct lb_work *work, __u32 length, __be16 type)
+{
+	struct lb_packet *p = &work->packet;
+	__u32 at = p->l3 + length;
+
+	lb_keep_outer(work, length);
+	__builtin_memset(p, 0, sizeof(*p));
+	p->l3 = at;
+	return lb_parse_network(ctx, p, type) && p->part != LB_LATER_FRAGMENT && lb_has_ports(p->protocol) && lb_parse_ports(ctx, p);
+}
+
+/* IP in IP: who is to get it follows from the service, and from the address that the peer sent it to. */
+LB_INLINE enum lb_reason lb_look_ipip(lb_context *ctx, struct lb_work *work, const struct lb_node *node)
+{
+	struct lb_packet *p = &work->packet;
+	__be16 type = p->protocol == LB_IPPROTO_IPIP ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
+	struct lb_region region = {};
+
+	if (!lb_read_inside(ctx, work, p->l4 - p->l3, type))
+		return LB_REASON_NOT_BALANCED;
+	lb_flow_of_packet(&work->flow, p);
+	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED)
+		return LB_REASON_NOT_A_SERVICE;
+	work->region = region.first;
+	work->forced = lb_local_backend(work, node, region.line->head.service);
+	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
+}
+
+/* The packet is translated already; `work->key` is the client's side of its connection. */
+LB_INLINE void lb_learn_from(struct lb_work *work, const __be32 *service, __be16 port)
+{
+	const struct lb_packet *p = &work->packet;
+
+	lb_key_of_client(&work->key, p);
+	lb_address_copy(work->key.far, service);
+	if (p->family == LB_IPV4)
+		work->key.far[1] = work->key.far[2] = work->key.far[3] = 0;
+	work->key.far_port = port;
+	lb_address_copy(work->backend, p->destination);
+	lb_address_copy(work->source, p->source);
+	work->backend_port = p->destination_port;
+	work->mode = LB_MODE_LOCAL;
+	work->backend_ref = 0;
+	work->service = 0;
+	work->translated = 1;
+}
+
+LB_INLINE enum lb_reason lb_look_geneve(lb_context *ctx, struct lb_work *work)
+{
+	struct lb_packet *p = &work->packet;
+	__be32 address[4] = {};
+	struct lb_geneve geneve;
+	__u32 at = p->l4 + sizeof(struct lb_udp);
+	__be16 port;
+
+	if (!lb_load(ctx, at, &geneve, sizeof(geneve)) || geneve.option_class != bpf_htons(LB_GENEVE_CLASS))
+		return LB_REASON_NOT_BALANCED;
+	at += sizeof(geneve);
+	if (geneve.option_type == LB_IPV4) {
+		if (geneve.version_words != 3 || geneve.option_words != 2 || geneve.type != bpf_htons(LB_ETH_IPV4) ||
+		    !lb_load(ctx, at, address, 4) || !lb_load(ctx, at + 4, &port, sizeof(port)))
+			return LB_REASON_NOT_BALANCED;
+		at += 8;
+	} else {
+		if (geneve.option_type != LB_IPV6 || geneve.version_words != 6 || geneve.option_words != 5 ||
+		    geneve.type != bpf_htons(LB_ETH_IPV6) || !lb_load(ctx, at, address, sizeof(address)) ||
+		    !lb_load(ctx, at + 16, &port, sizeof(port)))
+			return LB_REASON_NOT_BALANCED;
+		at += 20;
+	}
+	if (!lb_read_inside(ctx, work, at - p->l3, geneve.type))
+		return LB_REASON_NOT_BALANCED;
+	lb_learn_from(work, address, port);
+	return LB_REASON_FORWARDED;
+}
+
+/* The service address beside the packet's own; it stays in the packet, as who does not know it skips it. */
+LB_INLINE enum lb_reason lb_look_option(lb_context *ctx, struct lb_work *work)
+{
+	struct lb_packet *p = &work->packet;
+	__be32 address[4] = {};
+
+	if (p->family == LB_IPV4) {
+		struct lb_option4 option;
+
+		if (p->l4 - p->l3 < sizeof(struct lb_ipv4) + sizeof(option) ||
+		    !lb_load(ctx, p->l3 + sizeof(struct lb_ipv4), &option, sizeof(option)) || option.type != LB_OPTION_IPV4 ||
+		    option.length != sizeof(option))
+			return LB_REASON_NOT_BALANCED;
+		address[0] = option.address;
+		lb_learn_from(work, address, option.port);
+	} else {
+		struct lb_option6 option;
+
+		if (p->l4 - p->l3 < sizeof(struct lb_ipv6) + sizeof(option) ||
+		    !lb_load(ctx, p->l3 + sizeof(struct lb_ipv6), &option, sizeof(option)) || option.type != LB_OPTION_IPV6 ||
+		    option.length != 18 || option.words != sizeof(option) / 8 - 1)
+			return LB_REASON_NOT_BALANCED;
+		lb_learn_from(work, option.address, option.port);
+	}
+	work->outer.length = 0;
+	return LB_REASON_FORWARDED;
+}
+
+/*
+ * Is this a packet of a peer? Then lb_work() has the packet inside, and who is to get it; nothing has changed yet. LB_REASON_NOT_BALANCED: it is
+ * something else, and lb_work() may have to be read again.
+ */
+__noinline int lb_dsr_look(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	const struct lb_node *node = lb_node_settings();
+	struct lb_packet *p;
+
+	if (!work || !node || !ctx)
+		return LB_REASON_NOT_BALANCED;
+	p = &work->packet;
+	if (!node->peers || !p->family || p->part != LB_WHOLE || p->l3 != LB_ETH_LENGTH)
+		return LB_REASON_NOT_BALANCED;
+	if (p->protocol == LB_IPPROTO_IPIP || p->protocol == LB_IPPROTO_IPV6)
+		return lb_in_ranges(node->peers, p->source, p->family) ? lb_look_ipip(ctx, work, node) : LB_REASON_NOT_A_PEER;
+	if (p->protocol == LB_IPPROTO_UDP && p->destination_port == bpf_htons(LB_GENEVE_PORT) &&
+	    lb_in_ranges(node->peers, p->source, p->family))
+		return lb_look_geneve(ctx, work);
+	/* There is no outer source to tell peers by: who gives peers at all trusts the network with this. */
+	return lb_look_option(ctx, work);
+}
+
+/* Could it be a packet of a peer? Quick, for packets that have ports. */
+LB_INLINE bool lb_may_be_peers(const struct lb_packet *p)
+{
+	__u32 header = p->l4 - p->l3;
+
+	if (p->protocol == LB_IPPROTO_UDP && p->destination_port == bpf_htons(LB_GENEVE_PORT))
+		return true;
+	return header >= (p->family == LB_IPV4 ? sizeof(struct lb_ipv4) + sizeof(struct lb_option4) :
+						 sizeof(struct lb_ipv6) + sizeof(struct lb_option6));
+}
+
+/* Finds or makes the connection of a packet that came translated. A reason of enum lb_reason. */
+__noinline int lb_dsr_learn(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	struct lb_connection *c;
+	struct lb_found found;
+	enum lb_reason reason;
+
+	if (!work || !ctx)
+		return LB_REASON_CORRUPT_INDEX;
+	work->hash = lb_flow_key_hash(&work->key);
+	work->old = LB_NOBODY;
+	if (lb_find_by_client(&work->key, work->hash, &found)) {
+		c = found.connection;
+		lb_to_backend_of(work, c);
+		if (work->mode == LB_MODE_LOCAL && c->backend_port == work->backend_port &&
+		    lb_address_equal(c->backend, work->backend, work->packet.family) && lb_still_owned(&found)) {
+			lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
+			return LB_REASON_FORWARDED;
+		}
+		work->old = found.index;
+		work->old_owned = found.owned;
+		work->mode = LB_MODE_LOCAL;
+		work->backend_ref = 0;
+	}
+	reason = lb_connection_make(ctx, work);
+	if (reason != LB_REASON_FORWARDED)
+		return reason;
+	c = lb_connection_at(work->made);
+	if (!c)
+		return LB_REASON_CORRUPT_INDEX;
+	lb_to_backend_of(work, c);
+	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
+	return LB_REASON_FORWARDED;
+}
+
+/* Takes the outer header off. One with options or extensions is no peer's. 0: it cannot be. */
+__noinline int lb_dsr_unwrap(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	__u32 length;
+
+	if (!work || !ctx)
+		return 0;
+	length = work->outer.length;
+	if (!length)
+		return 1;
+	if (length > 80 || !lb_shrink(ctx, length, work->packet.family))
+		return 0;
+	work->packet.l3 -= length;
+	work->packet.l4 -= length;
+	return 1;
+}
+
+/* ---- answers of a backend whose packets come wrapped ---------------------------------------------------------------------------- */
+
+#define LB_TCP_OPTIONS 8
+
+#if !LB_XDP
+/*
+ * Lessens the segment size that a SYN ACK offers by what the outer header takes, so that the client's segments fit with it (RFC 9293, 3.7.1). `p`
+ * is the packet as it is now.
+ */
+LB_INLINE bool lb_clamp_segments(lb_context *ctx, const struct lb_packet *p, __u32 less)
+{
+	__u32 at = p->l4 + 20;
+	__u8 option[4];
+	__be16 wanted, was;
+
+	for (int i = 0; i < LB_TCP_OPTIONS; i++) {
+		if (!lb_load(ctx, at, option, sizeof(option)))
+			return true;
+		if (option[0] == 0)
+			return true;
+		if (option[0] == 1) {
+			at++;
+			continue;
+		}
+		if (option[0] == 2 && option[1] == 4)
+			break;
+		if (option[1] < 2)
+			return true;
+		at += option[1];
+	}
+	if (option[0] != 2 || option[1] != 4)
+		return true;
+	was = *(__be16 *)&option[2];
+	wanted = bpf_htons(bpf_ntohs(was) - less);
+	if (bpf_ntohs(was) <= less + 536)
+		return true;
+	/* Its two bytes may begin at an odd place: the sum is of words. */
+	if ((at - p->l4) & 1) {
+		was = __builtin_bswap16(was);
+		wanted = __builtin_bswap16(wanted);
+	}
+	if (!lb_correct_checksum(ctx, p, p->l4 + 16, 0, lb_sum_change16(0, was, wanted)))
+		return false;
+	if ((at - p->l4) & 1)
+		wanted = __builtin_bswap16(wanted);
+	return lb_store(ctx, at + 2, &wanted, sizeof(wanted));
+}
+#endif
+
+#endif
