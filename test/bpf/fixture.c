@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 static pid_t owner;
+static const char *objects_directory;
 static char root[256], before[512], directories[MAX_ATTACHMENTS][600];
 
 void die(const char *format, ...)
@@ -33,7 +34,7 @@ void die(const char *format, ...)
 
 /* ---- objects and maps ------------------------------------------------------------------------------------------------ */
 
-static void config(struct bpf_object *o, const char *variable, uint32_t value)
+void fixture_config(struct bpf_object *o, const char *variable, uint64_t value)
 {
 	const struct btf *types = bpf_object__btf(o);
 	int section = btf__find_by_name_kind(types, ".rodata", BTF_KIND_DATASEC);
@@ -54,14 +55,23 @@ static void config(struct bpf_object *o, const char *variable, uint32_t value)
 	}
 }
 
-int fixture_map(const struct fixture *f, const char *name)
-{
-	return bpf_object__find_map_fd_by_name(f->decide, name);
-}
-
-static void *mapped(const struct fixture *f, const char *name)
+static struct bpf_map *find_map(const struct fixture *f, const char *name)
 {
 	struct bpf_map *m = bpf_object__find_map_by_name(f->decide, name);
+
+	return m || !f->packets ? m : bpf_object__find_map_by_name(f->packets, name);
+}
+
+int fixture_map(const struct fixture *f, const char *name)
+{
+	struct bpf_map *m = find_map(f, name);
+
+	return m ? bpf_map__fd(m) : -1;
+}
+
+void *fixture_mapped(const struct fixture *f, const char *name)
+{
+	struct bpf_map *m = find_map(f, name);
 	size_t length = ((size_t)bpf_map__value_size(m) * bpf_map__max_entries(m) + 4095) / 4096 * 4096;
 	void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(m), 0);
 
@@ -70,35 +80,40 @@ static void *mapped(const struct fixture *f, const char *name)
 	return p;
 }
 
-static struct bpf_object *load(struct fixture *f, const char *directory, const char *name, int id, bool all_namespaces)
+struct bpf_object *fixture_open_object(const struct fixture *f, const char *name)
 {
 	const struct variant *v = &f->variant;
 	struct bpf_object *o;
 	struct bpf_map *m;
 	char path[512];
 
-	snprintf(path, sizeof path, "%s/%s_%s.bpf.o", directory, name, v->legacy ? "legacy" : "current");
+	snprintf(path, sizeof path, "%s/%s_%s.bpf.o", objects_directory, name, v->legacy ? "legacy" : "current");
 	o = bpf_object__open_file(path, NULL);
 	if (!o)
 		die("open %s", path);
 	bpf_object__for_each_map(m, o)
 		if (f->decide && !strncmp(bpf_map__name(m), "lb_", 3) && fixture_map(f, bpf_map__name(m)) >= 0 && bpf_map__reuse_fd(m, fixture_map(f, bpf_map__name(m))))
 			die("map %s", bpf_map__name(m));
-	config(o, "lb_can_cast", v->cast);
-	config(o, "lb_can_set_retval", v->retval);
-	config(o, "lb_filter_kept", v->filter);
-	config(o, "lb_attachment", id);
-	config(o, "lb_all_namespaces", all_namespaces);
+	fixture_config(o, "lb_can_cast", v->cast);
+	fixture_config(o, "lb_can_set_retval", v->retval);
+	fixture_config(o, "lb_filter_kept", v->filter);
 	if (v->peer_mask) {
-		config(o, "lb_peer4_mask", v->peer_mask - 1);
-		config(o, "lb_peer6_mask", v->peer_mask - 1);
+		fixture_config(o, "lb_peer4_mask", v->peer_mask - 1);
+		fixture_config(o, "lb_peer6_mask", v->peer_mask - 1);
 	}
-	if (bpf_object__load(o))
-		die("load %s", path);
 	return o;
 }
 
-static const char *objects_directory;
+static struct bpf_object *load(struct fixture *f, const char *name, int id, bool all_namespaces)
+{
+	struct bpf_object *o = fixture_open_object(f, name);
+
+	fixture_config(o, "lb_attachment", id);
+	fixture_config(o, "lb_all_namespaces", all_namespaces);
+	if (bpf_object__load(o))
+		die("load %s", name);
+	return o;
+}
 
 static bool move_to(const char *directory)
 {
@@ -130,13 +145,11 @@ static void leave_on(int signal)
 
 static void prepare_machine(void)
 {
-	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 	char line[1024];
 	FILE *mounts;
 
-	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 65536, 65536 });
 	if (ioctl(fd, SIOCSIFFLAGS, &lo))
 		die("lo up");
@@ -162,40 +175,48 @@ static void prepare_machine(void)
 	snprintf(directories[1], sizeof directories[1], "%.*s/inner", 500, directories[0]);
 }
 
-void fixture_open(struct fixture *f, const char *objects, const struct variant *variant)
+void fixture_open_maps(struct fixture *f, const char *objects, const struct variant *variant)
 {
-	if (!*root)
-		prepare_machine();
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+
+	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	memset(f, 0, sizeof *f);
 	f->variant = *variant;
 	f->next_slot = f->next_line = f->next_backend = f->next_service = 1;
 	objects_directory = objects;
-	f->decide = load(f, objects, "decide", 0, true);
-	f->slots = mapped(f, "lb_slots");
-	f->usage = mapped(f, "lb_usage");
-	f->failures = mapped(f, "lb_failures");
-	f->pending = mapped(f, "lb_pending");
-	f->table = mapped(f, "lb_table");
-	f->backends = mapped(f, "lb_backends");
-	f->control = mapped(f, "lb_control");
-	f->verdicts = mapped(f, "lb_verdicts");
-	f->ports = mapped(f, "lb_ports");
-	f->filter = mapped(f, "lb_filter");
+	f->decide = load(f, "decide", 0, true);
+	f->slots = fixture_mapped(f, "lb_slots");
+	f->usage = fixture_mapped(f, "lb_usage");
+	f->failures = fixture_mapped(f, "lb_failures");
+	f->pending = fixture_mapped(f, "lb_pending");
+	f->table = fixture_mapped(f, "lb_table");
+	f->backends = fixture_mapped(f, "lb_backends");
+	f->control = fixture_mapped(f, "lb_control");
+	f->verdicts = fixture_mapped(f, "lb_verdicts");
+	f->ports = fixture_mapped(f, "lb_ports");
+	f->filter = fixture_mapped(f, "lb_filter");
+}
+
+void fixture_open(struct fixture *f, const char *objects, const struct variant *variant)
+{
+	if (!*root)
+		prepare_machine();
+	fixture_open_maps(f, objects, variant);
 	for (int i = 0; i < MAX_ATTACHMENTS; i++) {
 		if (mkdir(directories[i], 0755) && errno != EEXIST)
 			die("mkdir %s", directories[i]);
 		f->cgroup[i] = open(directories[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		f->hooks[i] = load(f, objects, "socket_lb", i, true);
+		f->hooks[i] = load(f, "socket_lb", i, true);
 	}
-	f->sweep = load(f, objects, "sweep", 0, true);
+	f->sweep = load(f, "sweep", 0, true);
 	if (variant->cast)
-		f->destroy = load(f, objects, "destroy", 0, true);
+		f->destroy = load(f, "destroy", 0, true);
 }
 
 void fixture_load_hooks(struct fixture *f, int id, bool all_namespaces)
 {
 	bpf_object__close(f->hooks[id]);
-	f->hooks[id] = load(f, objects_directory, "socket_lb", id, all_namespaces);
+	f->hooks[id] = load(f, "socket_lb", id, all_namespaces);
 }
 
 void fixture_attach(struct fixture *f, int id)
@@ -279,7 +300,7 @@ uint32_t region_write(struct fixture *f, const struct service *s, uint8_t family
 	f->next_line += (words + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
 	f->table[line].head = (struct lb_head){
 		.service = s->service, .length = count, .members = options.affinity ? count : 0, .affinity = options.affinity,
-		.algorithm = options.algorithm, .flags = options.flags, .family = family,
+		.algorithm = options.algorithm, .flags = options.flags, .family = family, .policy = options.policy,
 	};
 	for (int i = 0; i < count; i++)
 		word[LB_HEAD_WORDS + i] = word[LB_HEAD_WORDS + count + i] = lb_cell(backends[i], backends[i]);
@@ -297,7 +318,9 @@ struct service service_add(struct fixture *f, struct endpoint at, int protocol, 
 		if (options.indices)
 			continue;
 		memcpy(f->backends[s.backend[i]].address, backends[i].address, 16);
-		f->backends[s.backend[i]].word = lb_backend_word(backends[i].port, 1, s.service, LB_BACKEND_LIVE | LB_BACKEND_EXISTING);
+		f->backends[s.backend[i]].word = lb_backend_word(backends[i].port, 1, s.service,
+								LB_BACKEND_LIVE | LB_BACKEND_EXISTING |
+								(options.local >> i & 1 ? LB_BACKEND_LOCAL : 0));
 	}
 	s.line = region_write(f, &s, at.family, s.backend, count, options);
 	f->slots[s.slot] = lb_slot_final(s.line, 1);

@@ -31,6 +31,7 @@ struct endpoint {
 struct fixture {
 	struct variant variant;
 	struct bpf_object *decide, *sweep, *destroy, *hooks[MAX_ATTACHMENTS];
+	struct bpf_object *packets; /* has the maps of the packet hooks; NULL: they are not there */
 	struct bpf_link *links[MAX_ATTACHMENTS][16];
 	int cgroup[MAX_ATTACHMENTS]; /* the second is inside the first */
 	uint64_t *slots, *usage, *failures;
@@ -49,6 +50,8 @@ struct service_options {
 	uint32_t affinity;
 	uint32_t service; /* of another frontend; 0: a new one */
 	const uint32_t *indices; /* backends that exist already */
+	uint32_t policy; /* range set */
+	uint32_t local; /* bit i: backend i is on this node */
 };
 
 struct service {
@@ -57,6 +60,12 @@ struct service {
 };
 
 void fixture_open(struct fixture *f, const char *objects, const struct variant *variant);
+/* The maps and decide alone: no hooks, no cgroups. */
+void fixture_open_maps(struct fixture *f, const char *objects, const struct variant *variant);
+/* An object that shares the maps there are, set up for this kernel; to be configured further and loaded. */
+struct bpf_object *fixture_open_object(const struct fixture *f, const char *name);
+void fixture_config(struct bpf_object *o, const char *variable, uint64_t value);
+void *fixture_mapped(const struct fixture *f, const char *name);
 void fixture_load_hooks(struct fixture *f, int id, bool all_namespaces);
 void fixture_attach(struct fixture *f, int id);
 void fixture_detach(struct fixture *f, int id);

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "world.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <string.h>
+
+const char *const hook_names[HOOKS] = { "ingress", "egress", "workload-ingress", "workload-egress", "xdp" };
+
+static int program_of(struct bpf_object *o, const char *name)
+{
+	struct bpf_program *p = bpf_object__find_program_by_name(o, name);
+
+	if (!p)
+		die("program %s", name);
+	return bpf_program__fd(p);
+}
+
+static struct bpf_object *load(struct world *w, const char *name, enum lb_role role)
+{
+	struct bpf_object *o = fixture_open_object(&w->f, name);
+
+	fixture_config(o, "lb_role", role);
+	fixture_config(o, "lb_flow_seed", 0x9e3779b97f4a7c15ull);
+	if (bpf_object__load(o))
+		die("load %s", name);
+	return o;
+}
+
+static size_t bytes_of(const struct world *w, const char *name)
+{
+	struct bpf_map *m = bpf_object__find_map_by_name(w->f.packets, name);
+
+	return (size_t)bpf_map__value_size(m) * bpf_map__max_entries(m);
+}
+
+/* Before 5.15 a test run of XDP has no context and comes in by lo. */
+static bool takes_xdp_device(const struct world *w)
+{
+	uint8_t frame[64] = {}, out[256];
+	struct xdp_md context = { .data_end = sizeof frame, .ingress_ifindex = 1 };
+	LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = frame, .data_size_in = sizeof frame, .data_out = out, .data_size_out = sizeof out,
+		    .ctx_in = &context, .ctx_size_in = sizeof context);
+
+	return !bpf_prog_test_run_opts(w->program[HOOK_XDP], &run);
+}
+
+void world_open(struct world *w, const char *objects, bool legacy)
+{
+	struct variant variant = { .name = legacy ? "legacy" : "current", .legacy = legacy };
+	struct bpf_object *workload, *xdp;
+
+	memset(w, 0, sizeof *w);
+	fixture_open_maps(&w->f, objects, &variant);
+	w->f.packets = load(w, "tc_lb", LB_ROLE_EXTERNAL);
+	workload = load(w, "tc_lb", LB_ROLE_WORKLOAD);
+	xdp = load(w, "xdp_lb", LB_ROLE_EXTERNAL);
+	w->program[HOOK_INGRESS] = program_of(w->f.packets, "lb_tc_ingress");
+	w->program[HOOK_EGRESS] = program_of(w->f.packets, "lb_tc_egress");
+	w->program[HOOK_WORKLOAD_INGRESS] = program_of(workload, "lb_tc_ingress");
+	w->program[HOOK_WORKLOAD_EGRESS] = program_of(workload, "lb_tc_egress");
+	w->program[HOOK_XDP] = program_of(xdp, "lb_xdp");
+	w->node = fixture_mapped(&w->f, "lb_node");
+	w->owners = fixture_mapped(&w->f, "lb_owners");
+	w->replies = fixture_mapped(&w->f, "lb_replies");
+	w->owners_length = bytes_of(w, "lb_owners");
+	w->replies_length = bytes_of(w, "lb_replies");
+	w->has_xdp_device = takes_xdp_device(w);
+}
+
+static void note_address(struct world *w, struct endpoint at)
+{
+	__be32 key[4] = { 0, 0, htonl(0xffff), at.address[0] };
+	__u32 keys = 1;
+
+	if (at.family == LB_IPV6)
+		memcpy(key, at.address, sizeof key);
+	if (bpf_map_update_elem(fixture_map(&w->f, "lb_addresses"), key, &keys, BPF_ANY))
+		die("lb_addresses");
+}
+
+void world_define(struct world *w, const struct definition *d, struct service_options options)
+{
+	if (w->count == MAX_DEFINED) {
+		errno = E2BIG;
+		die("more than %d services", MAX_DEFINED);
+	}
+	options.local = d->local;
+	options.flags = d->flags;
+	options.policy = d->policy;
+	service_add(&w->f, d->at, d->protocol, d->backend, d->count, options);
+	note_address(w, d->at);
+	w->defined[w->count++] = *d;
+}
+
+void world_allow(struct world *w, uint32_t set, struct endpoint network, int prefix)
+{
+	__u32 allowed = 1;
+
+	if (network.family == LB_IPV4) {
+		struct lb_range4 key = { .prefix = 32 + prefix, .set = set, .address = network.address[0] };
+
+		if (bpf_map_update_elem(fixture_map(&w->f, "lb_ranges4"), &key, &allowed, BPF_ANY))
+			die("lb_ranges4");
+	} else {
+		struct lb_range6 key = { .prefix = 32 + prefix, .set = set };
+
+		memcpy(key.address, network.address, sizeof key.address);
+		if (bpf_map_update_elem(fixture_map(&w->f, "lb_ranges6"), &key, &allowed, BPF_ANY))
+			die("lb_ranges6");
+	}
+}
+
+static void empty(int map)
+{
+	uint8_t key[256];
+
+	while (!bpf_map_get_next_key(map, NULL, key))
+		if (bpf_map_delete_elem(map, key) && errno != ENOENT)
+			die("delete");
+}
+
+void world_forget(struct world *w)
+{
+	struct lb_cursor start = {};
+
+	memset(w->owners, 0, w->owners_length);
+	memset(w->replies, 0, w->replies_length);
+	empty(fixture_map(&w->f, "lb_fragments"));
+	empty(fixture_map(&w->f, "lb_affinities"));
+	for (uint32_t service = 1; service < w->f.next_service; service++)
+		bpf_map_update_elem(fixture_map(&w->f, "lb_cursors"), &service, &start, BPF_ANY);
+}
+
+int world_run(const struct world *w, enum hook hook, int device, const uint8_t *frame, uint32_t length, struct result *result)
+{
+	struct __sk_buff skb = { .ifindex = device };
+	struct xdp_md xdp = { .data_end = length, .ingress_ifindex = device };
+	LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = frame, .data_size_in = length, .data_out = result->frame,
+		    .data_size_out = sizeof result->frame);
+	int error;
+
+	if (hook != HOOK_XDP) {
+		run.ctx_in = &skb;
+		run.ctx_size_in = sizeof skb;
+	} else if (w->has_xdp_device) {
+		run.ctx_in = &xdp;
+		run.ctx_size_in = sizeof xdp;
+	}
+	error = bpf_prog_test_run_opts(w->program[hook], &run);
+	result->verdict = (int)run.retval;
+	result->length = run.data_size_out;
+	return error;
+}
+
+uint64_t world_counted(const struct world *w, enum lb_hook hook, int reason)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < LB_STRIPES; i++)
+		sum += w->f.verdicts[i].count[hook][reason];
+	return sum;
+}
