@@ -319,7 +319,7 @@ struct service service_add(struct fixture *f, struct endpoint at, int protocol, 
 			continue;
 		memcpy(f->backends[s.backend[i]].address, backends[i].address, 16);
 		f->backends[s.backend[i]].word = lb_backend_word(backends[i].port, 1, s.service,
-								LB_BACKEND_LIVE | LB_BACKEND_EXISTING |
+								LB_BACKEND_LIVE | LB_BACKEND_EXISTING | LB_BACKEND_POOLS << LB_POOL_CLUSTER |
 								(options.local >> i & 1 ? LB_BACKEND_LOCAL : 0));
 	}
 	s.line = region_write(f, &s, at.family, s.backend, count, options);

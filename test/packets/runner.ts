@@ -23,6 +23,12 @@ interface Result {
 const hexOf = (frame: Uint8Array): string => Buffer.from(frame).toString('hex');
 const frameOf = (hex: string): Uint8Array => Uint8Array.from(Buffer.from(hex, 'hex'));
 
+/** Newer kernels refuse to test-run tc on a frame whose IP header is cut short, which the stack would not let through to it either. */
+function isShorterThanIp(frame: Uint8Array): boolean {
+  const type = (frame[12]! << 8) | frame[13]!;
+  return (type === 0x0800 && frame.length < 34) || (type === 0x86dd && frame.length < 54);
+}
+
 /** A packet in a part of which nothing is cut off is that packet. */
 const flat = (packet: Packet): Packet =>
   packet.flatMap((layer) => (layer.layer === 'part' && layer.from === undefined && layer.to === undefined ? flat(layer.of) : [layer]));
@@ -87,6 +93,7 @@ export class Runner {
   async packet(hook: TcHook | 'xdp', device: Device, frame: string): Promise<Result> {
     const answer = await this.#program.ask(`packet ${hook} ${device} ${frame}`);
     const [verdict = '', out = ''] = answer.split(' ');
+    if (verdict === 'error' && hook !== 'xdp' && isShorterThanIp(frameOf(frame))) return { verdict: 'refused', frame };
     expect(verdict, `the kernel takes a test packet of ${frame.length / 2} bytes: ${answer}`).not.toBe('error');
     const names = hook === 'xdp' ? xdpVerdicts : tcVerdicts;
     return { verdict: names[Number(verdict)] ?? `unknown verdict ${verdict}`, frame: out };
@@ -120,7 +127,8 @@ export class Runner {
     if (result !== 'decided') {
       const { verdict, frame: out } = await this.packet(hook, device, frame);
       const wanted = { unchanged: 'unspec', forward: 'redirect', stack: 'unspec', answer: 'redirect', drop: 'shot' }[step.outcome];
-      expect(verdict, 'verdict of tc').toBe(wanted);
+      if (verdict === 'refused') expect(step.outcome, 'of what tc does not get to see').toBe('unchanged');
+      else expect(verdict, 'verdict of tc').toBe(wanted);
       this.#expectOut(step, frame, out, known);
     }
     if (reason !== undefined)
