@@ -144,6 +144,7 @@ enum lb_region_flag {
 	LB_REGION_TRACK = 1 << 2,      /* TCP sockets are recorded in socket storage, where a sweep finds them */
 	LB_REGION_SNAT = 1 << 3,       /* packet hooks, backends elsewhere: translate the source, whatever enableDSR says */
 	LB_REGION_DSR = 1 << 4,        /* packet hooks, backends elsewhere: direct server return */
+	LB_REGION_ANCHORED = 1 << 5,   /* its cells have anchors: DSR flows need memory only where a cell says so */
 };
 
 /* Which of a service's backend sets a region is made of; also the bits lb_backend_flag uses. */
@@ -153,14 +154,14 @@ struct lb_head {
 	__u32 serial;   /* raised each time these lines are written, stored last: for readers in user space */
 	__u32 service;  /* service id */
 	__u32 length;   /* number of cells; 0: no backends */
-	__u32 members;  /* number of distinct backends listed, ascending, after the cells (services with affinity), else 0 */
+	__u32 members;  /* with affinity: number of distinct backends listed, ascending, after the cells; anchored: line of the region whose anchors count, or 0 */
 	__u32 affinity; /* timeout in seconds; 0: none */
 	__u8 algorithm;
 	__u8 pool;
 	__u8 flags;  /* enum lb_region_flag */
 	__u8 family; /* enum lb_family of the backends */
 	__u32 policy; /* id of a source range set; 0: everyone may */
-	__u32 reserved;
+	__u32 changed; /* anchored: seconds of CLOCK_MONOTONIC when its backends last changed */
 };
 LB_STATIC_ASSERT(sizeof(struct lb_head) == LB_HEAD_WORDS * 8);
 

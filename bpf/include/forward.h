@@ -52,6 +52,7 @@ __noinline int lb_read_packet(lb_context *ctx)
 		return 0;
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	work->forced = 0;
+	work->wanted = 0;
 	work->overhead = 0;
 	work->translated = 0;
 	return lb_parse(ctx, &work->packet);
@@ -228,8 +229,8 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	region.line = bpf_map_lookup_elem(&lb_table, &region.first);
 	if (!region.line)
 		return LB_REASON_CORRUPT_INDEX;
-	if (work->forced)
-		reason = lb_choice_set(&choice, work->forced);
+	if (work->forced || work->wanted)
+		reason = lb_choice_set(&choice, work->forced ? work->forced : work->wanted);
 	else
 		reason = lb_select(&region, &work->flow, &choice, true);
 	if (reason != LB_REASON_FORWARDED)
@@ -244,6 +245,116 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	if (work->packet.protocol == LB_IPPROTO_SCTP && work->backend_port != work->packet.destination_port)
 		return LB_REASON_SCTP_PORT;
 	return lb_choose_mode(work, node, &region.line->head, &choice);
+}
+
+/* ---- anchored cells: docs/architecture.md, DATAPATH rules 17 to 23 ------------------------------------------------------------- */
+
+LB_INLINE __u64 lb_backend_word_of(__u32 index)
+{
+	const struct lb_backend *backend = bpf_map_lookup_elem(&lb_backends, &index);
+
+	return backend && index ? lb_read_once(backend->word) : 0;
+}
+
+/* May the backend serve flows that it has? */
+LB_INLINE bool lb_serves_existing(__u64 word, __u8 protocol)
+{
+	__u32 needed = protocol == LB_IPPROTO_UDP ? LB_BACKEND_LIVE | LB_BACKEND_EXISTING : LB_BACKEND_LIVE;
+
+	return (lb_backend_flags(word) & needed) == needed;
+}
+
+LB_INLINE bool lb_takes_new(__u64 word)
+{
+	return lb_backend_flags(word) & LB_BACKEND_LIVE && lb_backend_flags(word) & (7 * LB_BACKEND_POOLS);
+}
+
+/* What an anchored cell says of a flow of which nothing is remembered. */
+struct lb_cell_choice {
+	__u32 backend;
+	__u32 instead; /* when it cannot be remembered; 0: nobody may */
+	bool remembered; /* the bit: an entry counts */
+	bool store;
+};
+
+LB_INLINE bool lb_cell_of(const struct lb_line *line, __u32 first, const struct lb_flow *f, __u64 *cell)
+{
+	const __u64 *word;
+
+	if (!line->head.length)
+		return false;
+	word = lb_region_word(line, first, lb_cell_choose(&line->head, f, false));
+	if (!word)
+		return false;
+	*cell = lb_read_once(*word);
+	return true;
+}
+
+LB_INLINE enum lb_reason lb_look_at_cell(const struct lb_work *work, const struct lb_line *line, const struct lb_node *node,
+					 struct lb_cell_choice *choice)
+{
+	const struct lb_packet *p = &work->packet;
+	__u32 current, anchor, older = line->head.members;
+	bool opening = lb_is_opening(p);
+	__u64 cell = 0, word;
+
+	if (!lb_cell_of(line, work->region, &work->flow, &cell))
+		return LB_REASON_CORRUPT_INDEX;
+	current = lb_cell_current(cell);
+	anchor = lb_cell_anchor(cell);
+	choice->remembered = cell & LB_CELL_REMEMBERED;
+	if (older) {
+		const struct lb_line *before = bpf_map_lookup_elem(&lb_table, &older);
+
+		/* Cells of another length do not correspond: each flow's anchor is where it was, and every cell counts as changed. */
+		if (before && lb_cell_of(before, older, &work->flow, &cell))
+			anchor = lb_cell_anchor(cell);
+		choice->remembered = true;
+	}
+	choice->backend = current;
+	choice->instead = current;
+	choice->store = false;
+	if (!choice->remembered)
+		return LB_REASON_FORWARDED;
+	word = lb_backend_word_of(anchor);
+	if (p->protocol == LB_IPPROTO_UDP)
+		opening = lb_seconds() - line->head.changed >= node->idle_udp;
+	if (!opening && lb_serves_existing(word, p->protocol))
+		choice->backend = anchor;
+	choice->store = current != anchor;
+	/* Who cannot be remembered must be where the cell sends it the next time, too: to the anchor. */
+	if (choice->store)
+		choice->instead = lb_takes_new(word) ? anchor : !lb_serves_existing(word, p->protocol) ? current : 0;
+	return LB_REASON_FORWARDED;
+}
+
+LB_INLINE void lb_note_refusal(__u32 service)
+{
+	__u64 *refused = bpf_map_lookup_elem(&lb_refused, &service);
+
+	if (refused)
+		lb_write_once(*refused, lb_seconds());
+}
+
+/* Says in lb_work() that the packet goes to this backend, with nothing remembered. 0: it is on this node, where answers must be known. */
+__noinline int lb_go_stateless(lb_context *ctx, __u32 index)
+{
+	struct lb_work *work = lb_work();
+	struct lb_choice choice;
+
+	if (!work || !ctx || lb_choice_set(&choice, index) != LB_REASON_FORWARDED)
+		return 0;
+	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL)
+		return 0;
+	lb_address_copy(work->to.destination, choice.backend->address);
+	lb_address_copy(work->to.source, work->packet.source);
+	work->to.destination_port = lb_backend_port(choice.word);
+	work->to.source_port = work->packet.source_port;
+	work->backend_ref = lb_backend_ref(index, lb_backend_generation(choice.word));
+	work->mode = LB_MODE_DSR;
+	if (lb_is_opening(&work->packet))
+		lb_count_use(index);
+	return 1;
 }
 
 /* Takes over what the entry says of the packet to its backend. */
@@ -266,6 +377,7 @@ __noinline int lb_to_backend(lb_context *ctx)
 	const struct lb_node *node = lb_node_settings();
 	struct lb_work *work = lb_work();
 	const struct lb_line *line;
+	struct lb_cell_choice cell;
 	struct lb_connection *c;
 	struct lb_found found;
 	enum lb_reason reason;
@@ -280,6 +392,18 @@ __noinline int lb_to_backend(lb_context *ctx)
 	lb_key_of_client(&work->key, &work->packet);
 	work->hash = lb_flow_key_hash(&work->key);
 	work->old = LB_NOBODY;
+	cell.store = true;
+	cell.remembered = true;
+	if (line->head.flags & LB_REGION_ANCHORED && !work->forced && lb_uses_dsr(node, &line->head, work->packet.protocol)) {
+		if (!line->head.length)
+			return lb_region_empty(&line->head);
+		reason = lb_look_at_cell(work, line, node, &cell);
+		if (reason != LB_REASON_FORWARDED)
+			return reason;
+		work->wanted = cell.backend;
+		if (!cell.remembered && lb_go_stateless(ctx, cell.backend))
+			return LB_REASON_FORWARDED;
+	}
 	if (lb_find_by_client(&work->key, work->hash, &found)) {
 		c = found.connection;
 		if (lb_may_go_on(c, &work->packet, line->head.service, node)) {
@@ -292,9 +416,19 @@ __noinline int lb_to_backend(lb_context *ctx)
 		work->old = found.index;
 		work->old_owned = found.owned;
 	}
+	if (work->wanted && !cell.store && lb_go_stateless(ctx, cell.backend)) {
+		if (work->old != LB_NOBODY)
+			lb_exchange_owner(work->old, work->old_owned, lb_owner(0, lb_owner_serial(work->old_owned), 0));
+		return LB_REASON_FORWARDED;
+	}
 	reason = lb_choose_backend(ctx);
 	if (reason == LB_REASON_FORWARDED)
 		reason = lb_connection_make(ctx, work);
+	if (reason == LB_REASON_CONNECTIONS_FULL && work->wanted) {
+		lb_note_refusal(line->head.service);
+		if (cell.instead && lb_go_stateless(ctx, cell.instead))
+			return LB_REASON_FORWARDED;
+	}
 	if (reason != LB_REASON_FORWARDED)
 		return reason;
 	c = lb_connection_at(work->made);

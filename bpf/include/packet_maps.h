@@ -43,6 +43,10 @@ LB_MAPPED_ARRAY(lb_connections, 65536, struct lb_connection);
  * As lb_owners. */
 LB_MAPPED_ARRAY(lb_replies, 16384, struct lb_owner_set);
 
+/* Service -> second of CLOCK_MONOTONIC when a flow of it could last not be remembered: its anchors do not move for a while.
+ * Written by the programs. */
+LB_MAPPED_ARRAY(lb_refused, LB_DEFAULT_INDICES, __u64);
+
 /* Range set and IPv4 address -> allowed.
  * Written by the controller. */
 struct {

@@ -49,6 +49,7 @@ struct lb_work {
 	__u8 dispatch;   /* enum lb_dispatch of this packet */
 	__u8 translated; /* a peer has translated it to the backend already */
 	__u32 forced; /* the backend that a peer has chosen; 0: none */
+	__u32 wanted; /* the backend that an anchored cell says; 0: to be selected */
 	__u32 old;      /* entry that it replaces; LB_NOBODY: none */
 	__u64 old_owned;
 	__u32 made; /* index */
