@@ -4,7 +4,10 @@
 
 #include <errno.h>
 #include <linux/bpf.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define ZEROED_ELEMENTS 65536
 
 const char *const hook_names[HOOKS] = { "ingress", "egress", "workload-ingress", "workload-egress", "xdp" };
 
@@ -28,11 +31,26 @@ static struct bpf_object *load(struct world *w, const char *name, enum lb_role r
 	return o;
 }
 
-static size_t bytes_of(const struct world *w, const char *name)
+/* Not through mapped memory: before 5.12 there is a lock in each element, and then the kernel maps none of it. */
+static void zero(struct world *w, const char *name)
 {
 	struct bpf_map *m = bpf_object__find_map_by_name(w->f.packets, name);
+	static uint32_t *keys;
+	static void *zeros;
+	__u32 count = bpf_map__max_entries(m);
 
-	return (size_t)bpf_map__value_size(m) * bpf_map__max_entries(m);
+	if (!keys) {
+		keys = calloc(ZEROED_ELEMENTS, sizeof *keys);
+		zeros = calloc(ZEROED_ELEMENTS, sizeof(struct lb_owners));
+		for (uint32_t i = 0; i < ZEROED_ELEMENTS; i++)
+			keys[i] = i;
+	}
+	if (count > ZEROED_ELEMENTS || bpf_map__value_size(m) > sizeof(struct lb_owners)) {
+		errno = E2BIG;
+		die("%s has grown", name);
+	}
+	if (bpf_map_update_batch(bpf_map__fd(m), keys, zeros, &count, NULL))
+		die("%s", name);
 }
 
 /* Before 5.15 a test run of XDP has no context and comes in by lo. */
@@ -62,10 +80,6 @@ void world_open(struct world *w, const char *objects, bool legacy)
 	w->program[HOOK_WORKLOAD_EGRESS] = program_of(workload, "lb_tc_egress");
 	w->program[HOOK_XDP] = program_of(xdp, "lb_xdp");
 	w->node = fixture_mapped(&w->f, "lb_node");
-	w->owners = fixture_mapped(&w->f, "lb_owners");
-	w->replies = fixture_mapped(&w->f, "lb_replies");
-	w->owners_length = bytes_of(w, "lb_owners");
-	w->replies_length = bytes_of(w, "lb_replies");
 	w->has_xdp_device = takes_xdp_device(w);
 }
 
@@ -125,8 +139,8 @@ void world_forget(struct world *w)
 {
 	struct lb_cursor start = {};
 
-	memset(w->owners, 0, w->owners_length);
-	memset(w->replies, 0, w->replies_length);
+	zero(w, "lb_owners");
+	zero(w, "lb_replies");
 	empty(fixture_map(&w->f, "lb_fragments"));
 	empty(fixture_map(&w->f, "lb_affinities"));
 	for (uint32_t service = 1; service < w->f.next_service; service++)

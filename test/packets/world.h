@@ -23,8 +23,6 @@ struct world {
 	struct fixture f;
 	int program[HOOKS];
 	struct lb_node *node;
-	void *owners, *replies;
-	size_t owners_length, replies_length;
 	bool has_xdp_device; /* the kernel takes the device of a test run of XDP (5.15) */
 	struct definition defined[MAX_DEFINED];
 	int count;
