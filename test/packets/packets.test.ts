@@ -1,30 +1,9 @@
 /** Packet fixtures through the programs, in every build of them: as tc sees them, and as XDP sees them first. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { build } from './build.js';
-import type { Fixture } from './fixture.js';
-import { ends } from './fixtures/ends.js';
-import { forward } from './fixtures/forward.js';
-import { fragments } from './fixtures/fragments.js';
-import { icmpEcho, icmpErrors } from './fixtures/icmp.js';
-import { local } from './fixtures/local.js';
-import { malformed } from './fixtures/malformed.js';
-import { refuse } from './fixtures/refuse.js';
-import { reply } from './fixtures/reply.js';
-import { untouched } from './fixtures/untouched.js';
+import { concerns } from './fixtures/index.js';
 import { type Entry, Runner, type Variant } from './runner.js';
 
-const concerns: Record<string, Fixture[]> = {
-  untouched,
-  malformed,
-  forward,
-  reply,
-  local,
-  refuse,
-  'echo requests': icmpEcho,
-  'ICMP errors': icmpErrors,
-  fragments,
-  ends,
-};
 const entries: Entry[] = ['tc', 'xdp'];
 const variants: Variant[] = ['current', 'legacy'];
 

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "check.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "model.h"
+#include "verify.h"
+
+#define ICMPV6 58
+
+static const struct definition *service_at(const struct world *w, const struct view *v)
+{
+	for (int i = 0; i < w->count; i++)
+		if (w->defined[i].protocol == v->protocol && same(w->defined[i].at, v->destination))
+			return &w->defined[i];
+	return NULL;
+}
+
+static bool same_address(const struct endpoint *a, const struct endpoint *b)
+{
+	return a->family == b->family && !memcmp(a->address, b->address, sizeof a->address);
+}
+
+static struct endpoint node_address(const struct world *w, uint8_t family)
+{
+	struct endpoint e = { .family = family };
+
+	if (family == LB_IPV4)
+		e.address[0] = w->node->address4;
+	else
+		memcpy(e.address, w->node->address6, sizeof e.address);
+	return e;
+}
+
+/* Of this node, or one that this node translates: a packet sent there comes back. */
+static bool is_ours(const struct world *w, const struct endpoint *e)
+{
+	struct endpoint node = node_address(w, e->family);
+
+	if (same_address(e, &node))
+		return true;
+	for (int i = 0; i < w->count; i++)
+		if (same_address(e, &w->defined[i].at))
+			return true;
+	return false;
+}
+
+bool check_is_for_service(const struct world *w, const struct input *in)
+{
+	struct view v;
+
+	if (!view_read(in->frame, in->length, &v))
+		return false;
+	for (int i = 0; i < w->count; i++)
+		if (same_address(&w->defined[i].at, &v.destination))
+			return true;
+	return false;
+}
+
+/* Everything that forwarding has no business with. */
+static const char *rest_is_same(const struct input *in, const struct view *before, const struct result *out, const struct view *after)
+{
+	static uint8_t a[4096], b[4096];
+
+	if (in->length != out->length)
+		return "the length of the frame has changed";
+	if (before->transport != after->transport || before->protocol != after->protocol || before->end != after->end)
+		return "headers lie elsewhere";
+	memcpy(a, in->frame, in->length);
+	memcpy(b, out->frame, out->length);
+	view_blank(a, before);
+	view_blank(b, after);
+	if (memcmp(a, b, in->length))
+		return "bytes that are none of addresses, ports, hops and checksums have changed";
+	if (before->network_error != after->network_error)
+		return "the IP header's checksum is off by another amount than before";
+	if (before->transport_error != after->transport_error && !before->fragment)
+		return "the transport checksum is off by another amount than before";
+	if (before->no_checksum != after->no_checksum)
+		return "a datagram without a checksum got one, or lost it";
+	return NULL;
+}
+
+static const char *hops_are_right(const struct view *before, const struct view *after, bool forwarded)
+{
+	if (after->hops != before->hops - forwarded)
+		return "the hops are wrong";
+	return forwarded && !after->hops ? "forwarded without a hop left" : NULL;
+}
+
+static const char *check_to_backend(const struct world *w, const struct definition *d, const struct view *before, const struct view *after,
+				    bool forwarded, bool *full)
+{
+	struct flow f = { .client = before->source, .service = before->destination, .protocol = before->protocol };
+	struct endpoint node = node_address(w, before->family);
+	int i = 0;
+
+	while (i < d->count && !same(d->backend[i], after->destination))
+		i++;
+	if (i == d->count)
+		return "a packet for a service goes to none of its backends";
+	f.local = d->local >> i & 1;
+	f.backend = after->destination;
+	f.source = after->source;
+	if (f.local == forwarded)
+		return f.local ? "a packet for a local backend was sent out" : "a packet for a remote backend was not sent out";
+	if (f.local && !same(after->source, before->source))
+		return "a local backend does not see the client";
+	if (!f.local && !same_address(&after->source, &node))
+		return "a remote backend does not see this node";
+	if (!f.local && before->protocol != IPPROTO_SCTP &&
+	    (ntohs(after->source.port) < w->node->snat_low || ntohs(after->source.port) > w->node->snat_high))
+		return "a source port that is none of SNAT";
+	*full = !model_learn(&f);
+	return NULL;
+}
+
+static const char *check_to_client(const struct flow *f, const struct view *after, bool forwarded)
+{
+	if (f->local == forwarded)
+		return "an answer left by the wrong way";
+	if (!same(after->source, f->service))
+		return "an answer does not come from its service";
+	if (!same(after->destination, f->client))
+		return "an answer goes to somebody else";
+	return NULL;
+}
+
+/* An answer of ours: a reset, an echo reply or an error. */
+static const char *check_answer(const struct world *w, const struct view *before, const struct result *out, const struct view *after)
+{
+	const uint8_t *transport = out->frame + after->transport;
+	uint8_t type = transport[0];
+
+	if (!same_address(&after->destination, &before->source))
+		return "an answer of ours goes to somebody else than who asked";
+	if (after->network_error || after->transport_error)
+		return "an answer of ours has a wrong checksum";
+	if (!is_ours(w, &after->source))
+		return "an answer of ours does not come from an address of ours";
+	if (after->protocol == IPPROTO_TCP)
+		return transport[13] & 4 ? NULL : "an answer of ours is no reset";
+	if (after->protocol == IPPROTO_ICMP && (type == 0 || type == 3 || type == 11))
+		return NULL;
+	if (after->protocol == ICMPV6 && (type == 129 || type == 1 || type == 2 || type == 3))
+		return NULL;
+	return "an answer of ours of a strange kind";
+}
+
+/* An error about a flow: what it quotes says where it belongs. */
+static const char *check_error(const struct input *in, const struct view *before, const struct result *out, const struct view *after)
+{
+	struct view was, is;
+	const struct flow *f;
+
+	if (!view_read_quoted(in->frame, before, &was) || !view_read_quoted(out->frame, after, &is))
+		return "an error was changed that quotes nothing";
+	if (after->transport_error != before->transport_error || after->network_error != before->network_error)
+		return "a translated error's checksum is off by another amount than before";
+	if (is.network_error != was.network_error)
+		return "a quoted header's checksum is off by another amount than before";
+	f = model_by_backend(was.protocol, &was.destination, &was.source);
+	if (f)
+		return same(is.source, f->client) && same(is.destination, f->service) && same_address(&after->destination, &f->client) ?
+			       NULL :
+			       "an error about a packet to the backend does not reach the client";
+	f = model_by_client(was.protocol, &was.destination, &was.source);
+	if (f)
+		return same(is.source, f->backend) && same(is.destination, f->source) && same_address(&after->destination, &f->backend) ?
+			       NULL :
+			       "an error about a packet to the client does not reach the backend";
+	return "an error about an unknown flow was changed";
+}
+
+static const char *check_changed(const struct world *w, const struct input *in, const struct result *out, bool forwarded, enum fate *fate,
+				 bool *full)
+{
+	struct view before, after;
+	const struct definition *d;
+	const struct flow *f;
+	const char *wrong;
+
+	if (!view_read(in->frame, in->length, &before))
+		return "a packet that contradicts itself was changed";
+	if (!view_read(out->frame, out->length, &after))
+		return "a packet that contradicts itself came out";
+	if (forwarded && is_ours(w, &after.destination))
+		return "a packet was sent to ourselves";
+	if (forwarded && !memcmp(out->frame, out->frame + 6, 6))
+		return "a packet was sent to the device that it leaves by";
+	if (view_is_error(in->frame, &before)) {
+		*fate = FATE_ERROR;
+		return check_error(in, &before, out, &after);
+	}
+	d = in->hook == HOOK_INGRESS || in->hook == HOOK_XDP ? service_at(w, &before) : NULL;
+	f = model_by_backend(before.protocol, &before.source, &before.destination);
+	if (before.later) {
+		*fate = FATE_TO_BACKEND;
+		return NULL; /* its ports are those of another packet */
+	}
+	if (!f && (!d || !d->count || after.protocol != before.protocol)) {
+		*fate = FATE_ANSWERED;
+		return check_answer(w, &before, out, &after);
+	}
+	*fate = f ? FATE_TO_CLIENT : FATE_TO_BACKEND;
+	wrong = f ? check_to_client(f, &after, forwarded) : check_to_backend(w, d, &before, &after, forwarded, full);
+	if (!wrong)
+		wrong = hops_are_right(&before, &after, forwarded);
+	return wrong ? wrong : rest_is_same(in, &before, out, &after);
+}
+
+const char *check(const struct world *w, const struct input *in, const struct result *out, enum fate *fate, bool *model_is_full)
+{
+	bool xdp = in->hook == HOOK_XDP, same_bytes = in->length == out->length && !memcmp(in->frame, out->frame, in->length);
+	bool dropped = out->verdict == (xdp ? 1 : 2), passed = out->verdict == (xdp ? 2 : -1);
+	bool forwarded = xdp ? out->verdict == 3 || out->verdict == 4 : out->verdict == 7;
+
+	*fate = dropped ? FATE_DROPPED : FATE_PASSED;
+	if (!dropped && !passed && !forwarded)
+		return "a verdict that is none of ours";
+	if (dropped || (passed && same_bytes))
+		return NULL;
+	if (same_bytes)
+		return "sent out as it came in";
+	if (xdp && passed)
+		return "XDP hands on a packet that it has changed";
+	return check_changed(w, in, out, forwarded, fate, model_is_full);
+}
