@@ -46,18 +46,6 @@ static bool is_ours(const struct world *w, const struct endpoint *e)
 	return false;
 }
 
-bool check_is_for_service(const struct world *w, const struct input *in)
-{
-	struct view v;
-
-	if (!view_read(in->frame, in->length, &v))
-		return false;
-	for (int i = 0; i < w->count; i++)
-		if (same_address(&w->defined[i].at, &v.destination))
-			return true;
-	return false;
-}
-
 /* Everything that forwarding has no business with. */
 static const char *rest_is_same(const struct input *in, const struct view *before, const struct result *out, const struct view *after)
 {

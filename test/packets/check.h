@@ -9,6 +9,5 @@ enum fate { FATE_PASSED, FATE_DROPPED, FATE_TO_BACKEND, FATE_TO_CLIENT, FATE_ANS
 
 /* NULL, and what became of the packet; or a sentence that says which promise is broken. */
 const char *check(const struct world *w, const struct input *in, const struct result *out, enum fate *fate, bool *model_is_full);
-bool check_is_for_service(const struct world *w, const struct input *in);
 
 #endif

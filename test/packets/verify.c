@@ -73,7 +73,7 @@ static bool read_ports(const uint8_t *frame, struct view *v)
 	if (v->protocol == IPPROTO_TCP)
 		return p[12] >> 4 >= 5 && (v->fragment || (p[12] >> 4) * 4u <= length);
 	if (v->protocol == IPPROTO_UDP)
-		return read16(p + 4) >= 8 && (v->fragment || read16(p + 4) == length);
+		return read16(p + 4) >= 8 && (v->fragment || read16(p + 4) <= length); /* less: a trailer */
 	return true;
 }
 
@@ -86,6 +86,7 @@ static void read_error(const uint8_t *frame, struct view *v)
 		return;
 	switch (v->protocol) {
 	case IPPROTO_UDP:
+		length = read16(p + 4);
 		v->no_checksum = !read16(p + 6);
 		if (v->no_checksum) {
 			v->transport_error = v->family == LB_IPV6;
@@ -238,7 +239,7 @@ void view_mend(uint8_t *frame, uint32_t length)
 	}
 	if (v.fragment || v.no_checksum)
 		return;
-	size = v.end - v.transport;
+	size = v.protocol == IPPROTO_UDP ? read16(frame + v.transport + 4) : v.end - v.transport;
 	if (v.protocol == IPPROTO_SCTP) {
 		uint32_t crc = crc32c(frame + v.transport, size);
 
