@@ -118,8 +118,7 @@ export function describePlan(changes: Changes, native: NativeBalancer): ApplyPla
     );
   }
   for (const entry of changes.removals) planned.push({ action: 'remove', service: entry.name, fields: [], movedShare: 1 });
-  const { needs, have } = native.capacity(changes.input());
-  const fits = needs.frontends <= have.frontends && needs.backends <= have.backends && needs.cells <= have.cells;
+  const { needs, fits } = native.capacity(changes.input());
   const { frontends, backends, cells } = needs;
   return { changes: planned, needs: { frontends, backends, cells, connections: 0, affinities: 0 }, fits };
 }

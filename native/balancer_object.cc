@@ -94,8 +94,9 @@ Napi::Value BalancerObject::commit_async(Info info) {
 Napi::Value BalancerObject::capacity(Info info) {
   const Napi::Env env = info.Env();
   Napi::Object o = Napi::Object::New(env);
-  o.Set("needs", from_needs(env, balancer_->needs(to_commit(info[0].As<Napi::Object>()))));
-  o.Set("have", from_needs(env, balancer_->have()));
+  CommitInput input = to_commit(info[0].As<Napi::Object>());
+  o.Set("needs", from_needs(env, balancer_->needs(input)));
+  o.Set("fits", Napi::Boolean::New(env, balancer_->fits(std::move(input))));
   return o;
 }
 

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define LB_LAYOUT 1 /* stored in lb_control.layout; open() refuses pins of another one */
+#define LB_LAYOUT 2 /* stored in lb_control.layout; open() refuses pins of another one */
 
 #ifdef __cplusplus
 #define LB_STATIC_ASSERT(c) static_assert(c)
@@ -227,7 +227,9 @@ struct lb_control {
 	__u64 attachments;  /* bit i: attachment id i is live */
 	__u64 capacity[5];  /* frontends, backends, cells, connections, affinities, as opened */
 	__u64 retired_connections; /* of backends whose counters were given back */
-	__u64 reserved[4];
+	__u64 owner;        /* pid of the writer, 0: none */
+	__u64 leaving;      /* close() with detach has begun: whoever opens next ends it */
+	__u64 reserved[2];
 };
 LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
 

@@ -98,8 +98,8 @@ export interface NativeBalancer {
   /** Synchronous commit on this thread; waits for a pending one first. */
   commit(input: CommitInput): void;
   commitAsync(input: CommitInput): PendingCommit;
-  /** Whether `input` would fit: what it needs in all and what there is. Nothing is written. */
-  capacity(input: CommitInput): { needs: { frontends: number; backends: number; cells: number }; have: { frontends: number; backends: number; cells: number } };
+  /** What everything needs after `input`, and whether a commit would find room for it beside what it replaces. Nothing is written. */
+  capacity(input: CommitInput): { needs: { frontends: number; backends: number; cells: number }; fits: boolean };
   /** Of cells (0..1) of a service's pool-0 regions that would name another backend. */
   movedShare(input: PutService): number;
   /** Everything in the maps, rebuilt from them (recovery, observers). `number` is the commit it is of. */

@@ -70,7 +70,7 @@ Result<UniqueFd> lock_directory(const std::string& path, uint32_t timeout_ms) {
     if (std::chrono::steady_clock::now() >= deadline) {
       Error e = make_error("ERR_LOCKED", "open", path, "another process writes here; end it, wait longer with lockTimeoutMs, or open read-only");
       auto maps = Maps::present(path) ? Maps::find(path, true) : Result<Maps>(make_error("", "", "", ""));
-      if (maps) e.details["pid"] = static_cast<double>(maps->control->reserved[0]);
+      if (maps) e.details["pid"] = static_cast<double>(maps->control->owner);
       return e;
     }
     std::this_thread::sleep_for(kLockPoll);
@@ -137,7 +137,7 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
     if (!log) return log.error();
     b->log_ = std::make_unique<Log>(std::move(*log));
   }
-  b->maps_.control->reserved[0] = static_cast<__u64>(getpid());
+  b->maps_.control->owner = static_cast<__u64>(getpid());
   const auto cookie = netns_cookie(b->netns_.get());
   if (cookie) b->maps_.control->host_netns = *cookie;
   LB_TRY(b->recover());
@@ -199,7 +199,7 @@ void Balancer::retire_counters(uint32_t backend, uint32_t service) {
   }
   if (!sum) return;
   __atomic_fetch_add(&maps_.control->retired_connections, sum, __ATOMIC_RELAXED);
-  if (service && service <= maps_.capacity.frontends)
+  if (service && service < maps_.slot_count())
     __atomic_fetch_add(&maps_.failures[maps_.slot_count() + service], sum, __ATOMIC_RELAXED);
 }
 
@@ -354,7 +354,7 @@ std::vector<AttachmentInfo> Balancer::attachments() {
   return rows;
 }
 
-uint32_t Balancer::owner() const { return closed_ ? 0 : static_cast<uint32_t>(maps_.control->reserved[0]); }
+uint32_t Balancer::owner() const { return closed_ ? 0 : static_cast<uint32_t>(maps_.control->owner); }
 
 // Waits for what other threads do with this object, then lets go of everything; the object stays as an empty shell.
 Status Balancer::close(bool detach) {
@@ -363,7 +363,7 @@ Status Balancer::close(bool detach) {
   if (!options_.readonly) {
     if (detach || options_.pin_path.empty())
       for (auto& [id, a] : attachments_) LB_TRY(a->detach());
-    maps_.control->reserved[0] = 0;
+    maps_.control->owner = 0;
     if (detach && !options_.pin_path.empty()) {
       if (!reserved_ports_.empty()) LB_TRY(reserve_ports(netns_.get(), {}, reserved_ports_));
       Maps::remove_pins(options_.pin_path);

@@ -44,6 +44,14 @@ struct Snapshot {
 
 struct Needs {
   uint32_t frontends = 0, backends = 0, cells = 0;
+  Needs& operator+=(const Needs& o) {
+    frontends += o.frontends, backends += o.backends, cells += o.cells;
+    return *this;
+  }
+  Needs& operator-=(const Needs& o) {
+    frontends -= o.frontends, backends -= o.backends, cells -= o.cells;
+    return *this;
+  }
 };
 
 struct Query {
@@ -90,6 +98,8 @@ class Balancer {
   // What the state after `input` needs in all; nothing is written.
   Needs needs(const CommitInput& input);
   Needs have() const;
+  // Would commit() find room for it now, beside what it replaces?
+  bool fits(CommitInput input);
   double moved_share(const Service& next);
 
   Result<Snapshot> snapshot();
@@ -153,6 +163,7 @@ class Balancer {
   std::unordered_map<std::string, std::unique_ptr<Service>> services_;
   std::unordered_map<uint32_t, Service*> by_id_;
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
+  Needs used_;                                       // of services_, without the canary
   PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
   std::unordered_map<uint32_t, uint32_t> filter_users_;  // bit of lb_filter -> keys that have it
   std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use

@@ -134,8 +134,25 @@ Status Commit::stage(CommitInput& input) {
     }
   }
   for (staged_ = 0; staged_ < input.put.size(); staged_++) LB_TRY(stage_put(std::move(input.put[staged_])));
+  LB_TRY(check_capacity());
   drop_unclaimed();
   for (auto& change : slots_) LB_TRY(take(IndexKind::pending, change.pending, "frontends"));
+  return ok();
+}
+
+// The maps have some room more than the capacity, for what replaces something else.
+Status Commit::check_capacity() {
+  used_ = b_.used_;
+  for (const Service* s : removed_) used_ -= held(*s);
+  for (const auto& next : next_) {
+    const auto old = b_.services_.find(next->name);
+    if (old != b_.services_.end()) used_ -= held(*old->second);
+    used_ += held(*next);
+  }
+  const Needs have = b_.have();
+  if (used_.frontends > have.frontends && used_.frontends > b_.used_.frontends) return full("frontends");
+  if (used_.backends > have.backends && used_.backends > b_.used_.backends) return full("backends");
+  if (used_.cells > have.cells && used_.cells > b_.used_.cells) return full("cells");
   return ok();
 }
 

@@ -17,6 +17,8 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, std::vec
 
 // Frontends, backends and cells (whole lines, as the table gives them out) of one service.
 void add_needs(const Service& service, Needs& total);
+// The same of one that has its regions. The canary takes nobody's room.
+Needs held(const Service& service);
 
 uint8_t port_bit(const Key& key);       // enum lb_port_use
 bool protects_port(uint8_t kind);       // FrontendKindCode
@@ -63,6 +65,7 @@ class Commit {
   Status take(IndexKind kind, uint32_t& index, const char* option, uint32_t order = 0);
   Error full(const char* option) const;
   Needs total_needs() const;
+  Status check_capacity();
 
   Status write_log();
   Status insert_keys();
@@ -82,6 +85,7 @@ class Commit {
   std::vector<BackendWrite> new_backends_, changed_backends_;
   std::vector<Rested> taken_, retired_;
   std::vector<LogRecord> records_;
+  Needs used_;  // by all services when this is done
   const Service* staging_ = nullptr;
   size_t staged_ = 0, first_insert_ = 0;
   bool needs_sweep_ = false, ports_changed_ = false;

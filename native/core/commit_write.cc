@@ -203,6 +203,7 @@ void Commit::believe() {
     auto& place = b_.services_[next->name];
     place = std::move(next);
   }
+  b_.used_ = used_;
   if (input_->has_settings) {
     b_.settings_ = input_->settings;
     b_.has_settings_ = true;

@@ -27,17 +27,19 @@ uint32_t power_of_two(uint32_t n) {
 }
 
 // Elements of each map whose size is a choice.
-std::map<std::string, uint32_t> sizes(const Capacity& c, uint32_t stripes) {
-  return {{"lb_frontends4", c.frontends},
-          {"lb_frontends6", c.frontends},
-          {"lb_slots", c.frontends + 1},
-          {"lb_pending", c.frontends + 1},
-          {"lb_table", (c.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS},
-          {"lb_backends", c.backends + 1},
-          {"lb_cursors", c.frontends + 1},
-          {"lb_cursors_cpu", c.frontends + 1},
-          {"lb_failures", 2 * (c.frontends + 1)},  // failures, then connections of backends that are gone
-          {"lb_usage", stripes * (c.backends + 1)},
+std::map<std::string, uint32_t> sizes(const Maps& maps) {
+  const Capacity& c = maps.capacity;
+  const uint32_t slots = maps.slot_count(), backends = maps.backend_count();
+  return {{"lb_frontends4", slots - 1},
+          {"lb_frontends6", slots - 1},
+          {"lb_slots", slots},
+          {"lb_pending", slots},
+          {"lb_table", maps.lines},
+          {"lb_backends", backends},
+          {"lb_cursors", slots},
+          {"lb_cursors_cpu", slots},
+          {"lb_failures", 2 * slots},  // failures, then connections of backends that are gone
+          {"lb_usage", maps.stripes * backends},
           {"lb_affinities", c.affinities},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
           {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
@@ -45,9 +47,21 @@ std::map<std::string, uint32_t> sizes(const Capacity& c, uint32_t stripes) {
 
 }  // namespace
 
+uint32_t Maps::room_of_indices(uint32_t capacity) {
+  return std::min(capacity <= kDoubledUpTo ? capacity : kRoomOfLarge, LB_INDEX_MAX - capacity);
+}
+
+// A hash with one key more than a power of two has twice the buckets: of a large one, only what the rounding leaves.
+uint32_t Maps::room_of_keys(uint32_t capacity) {
+  const uint32_t room = room_of_indices(capacity);
+  return capacity <= kDoubledUpTo ? room : std::min(room, power_of_two(capacity) - capacity);
+}
+
 void Maps::derive() {
   stripes = std::min<uint32_t>(LB_STRIPES, power_of_two(static_cast<uint32_t>(std::max(1, libbpf_num_possible_cpus()))));
-  lines = (capacity.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
+  const uint32_t wanted = (capacity.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
+  // A region begins at a multiple of its size, and line 0 is never given out: of the three parts, two can hold a region as large as they are.
+  lines = wanted <= kDoubledUpTo ? 3 * power_of_two(wanted) : std::min(wanted + kRoomOfLarge, 1u << LB_REGION_BITS);
 }
 
 Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory) {
@@ -56,7 +70,7 @@ Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory
   maps.derive();
   auto object = Object::open("decide");
   if (!object) return object.error();
-  const auto wanted = sizes(capacity, maps.stripes);
+  const auto wanted = sizes(maps);
   bpf_map* m;
   bpf_object__for_each_map(m, object->get()) {
     const auto it = wanted.find(bpf_map__name(m));
@@ -174,7 +188,7 @@ Status Maps::lend(Object& object) const {
     if (it == fds_.end()) continue;
     if (const int err = bpf_map__reuse_fd(m, it->second.get())) return kernel_error("open", it->first, -err);
   }
-  const auto wanted = sizes(capacity, stripes);
+  const auto wanted = sizes(*this);
   object.set_config("lb_filter_kept", 1);
   object.set_config("lb_usage_stride", backend_count());
   object.set_config("lb_stripe_mask", stripes - 1);

@@ -16,6 +16,10 @@ struct Capacity {
   uint32_t frontends = 65536, backends = 65536, cells = 524288, connections = 65536, affinities = 65536;
 };
 
+// Room beyond the capacity, which people do not see: what replaces something else is there beside it until the change is made. A small map has
+// everything twice, a large one room for another service; the rest is told by plan().
+inline constexpr uint32_t kDoubledUpTo = 4096, kRoomOfLarge = 256;
+
 class Maps {
  public:
   // directory: of the pins, or empty for maps that go with the process.
@@ -46,8 +50,11 @@ class Maps {
   lb_ports* ports = nullptr;
   __u64* filter = nullptr;
 
-  uint32_t slot_count() const { return capacity.frontends + 1; }
-  uint32_t backend_count() const { return capacity.backends + 1; }
+  uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
+  uint32_t backend_count() const { return capacity.backends + room_of_indices(capacity.backends) + 1; }
+
+  static uint32_t room_of_indices(uint32_t capacity);
+  static uint32_t room_of_keys(uint32_t capacity);
 
  private:
   Status map_memory(bool readonly);

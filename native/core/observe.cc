@@ -80,6 +80,30 @@ void add_needs(const Service& service, Needs& total) {
   }
 }
 
+Needs held(const Service& service) {
+  Needs needs;
+  if (service.name == kCanaryName) return needs;
+  needs.frontends = static_cast<uint32_t>(service.frontends.size());
+  needs.backends = static_cast<uint32_t>(service.backends.size());
+  for (const auto& r : service.regions) needs.cells += LB_LINE_WORDS << r.order;
+  return needs;
+}
+
+// Stages it as commit() would, and gives everything back. An observer cannot, and goes by the sums.
+bool Balancer::fits(CommitInput input) {
+  if (options_.readonly) {
+    const Needs total = needs(input), all = have();
+    return total.frontends <= all.frontends && total.backends <= all.backends && total.cells <= all.cells;
+  }
+  std::shared_lock alive(life_);
+  std::lock_guard lock(mutex_);
+  if (closed_) return false;
+  Commit commit(*this);
+  const Status staged = commit.stage(input);
+  commit.abandon();
+  return staged || staged.error().code != "ERR_CAPACITY";
+}
+
 Needs Balancer::needs(const CommitInput& input) {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);

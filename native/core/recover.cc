@@ -68,6 +68,7 @@ Status Balancer::recover() {
         lines.push_back({first, order});
       }
       for (const auto& b : s->backends) backends[b.index] = true;
+      used_ += held(*s);
       by_id_[id] = s.get();
       services_[s->name] = std::move(s);
     }

@@ -39,11 +39,43 @@ test('[1.2] ERR_CAPACITY tells need, have and the option, and nothing was writte
   expect(cells.details).toMatchObject({ have: 64, option: 'capacity.cells' });
   expect(lb.services().map((s) => s.name)).toEqual(['a']);
   expect((await lb.verify()).problems).toEqual([]);
-  // Old and new are there at once while one replaces the other.
-  expect((await thrown('ERR_CAPACITY', () => lb.setBackends('a', backends(3, 8)))).message).toMatch(/old ones are in use/);
   // What was given back is there again after a grace period, which a commit waits for when nothing else is free.
   for (let i = 0; i < 50; i++) lb.setBackends('a', backends(i % 2 ? 1 : 2, i * 4));
   await lb.settled();
+  expect((await lb.verify()).problems).toEqual([]);
+  await lb.close();
+});
+
+test('[1.2] a full map takes whatever fits into it in place of what is there, at one instant', async () => {
+  const lb = await LoadBalancer.open({ capacity: { frontends: 8, backends: 64, cells: 1024 } });
+  const specs = (round: number) =>
+    Array.from({ length: 8 }, (_, i) => ({ name: `r${round}-${i}`, address: `10.96.${round}.${i}`, port: 80, backends: backends(8, round * 64 + i * 8) }));
+  for (let round = 0; round < 20; round++) {
+    const plan = await lb.plan(specs(round));
+    expect(plan).toMatchObject({ fits: true, needs: { frontends: 8, backends: 64 } });
+    expect(await lb.apply(specs(round))).toMatchObject({ added: 8, removed: round === 0 ? 0 : 8 });
+  }
+  // Full it is, for what comes in addition.
+  const more = await thrown('ERR_CAPACITY', () => lb.addService({ name: 'more', address: '10.97.0.1', port: 80 }));
+  expect(more.details).toEqual({ need: 9, have: 8, option: 'capacity.frontends' });
+  const wide = [...specs(1).slice(0, 7), { name: 'wide', address: '10.97.0.1', port: 80, backends: backends(9, 10_000) }];
+  expect(await lb.plan(wide)).toMatchObject({ fits: false, needs: { frontends: 8, backends: 65 } });
+  expect((await thrown('ERR_CAPACITY', () => lb.apply(wide))).details).toEqual({ need: 65, have: 64, option: 'capacity.backends' });
+  expect((await lb.verify()).problems).toEqual([]);
+  await lb.close();
+});
+
+test('[1.2] plan() says that a large change does not fit where apply() would say so', { timeout: 120_000 }, async () => {
+  const lb = await LoadBalancer.open({ capacity: { frontends: 5000, backends: 5000 } });
+  const specs = (round: number, count: number) =>
+    Array.from({ length: count }, (_, i) => ({ name: `r${round}-${i}`, address: `10.${96 + round}.${i >> 8}.${i & 255}`, port: 80, backends: backends(1, round * 5000 + i) }));
+  await lb.apply(specs(0, 5000));
+  const all = await lb.plan(specs(1, 5000));
+  expect(all).toMatchObject({ fits: false, needs: { frontends: 5000, backends: 5000 } });
+  expect((await thrown('ERR_CAPACITY', () => lb.apply(specs(1, 5000)))).message).toMatch(/old ones are in use until the change is made/);
+  const some = [...specs(0, 4800), ...specs(1, 200)];
+  expect(await lb.plan(some)).toMatchObject({ fits: true });
+  expect(await lb.apply(some)).toMatchObject({ added: 200, removed: 200 });
   expect((await lb.verify()).problems).toEqual([]);
   await lb.close();
 });

@@ -213,8 +213,9 @@ test('a service that gets the id of one that is gone begins to count at zero, al
 test('a hash that is full takes back the whole change, and the next one works', async () => {
   const lb = await LoadBalancer.open({ pinPath, capacity: { frontends: 4 } });
   lb.addService({ name: 'first', address: '10.96.0.1', port: 80, backends: [backend(1)] });
-  // Keys that are not ours, behind its back: the map is full before the slots are.
-  for (const n of [1, 2]) await bpftool('map', 'update', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00', 'value', '0', '0', '0', '0', '0', '0', '0', '0');
+  // Keys that are not ours, behind its back: the map, which has room for twice the capacity, is full before the slots are.
+  const theirs = [1, 2, 3, 4, 5];
+  for (const n of theirs) await bpftool('map', 'update', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00', 'value', '0', '0', '0', '0', '0', '0', '0', '0');
   const change = () =>
     lb.addService({
       name: 'second',
@@ -229,7 +230,7 @@ test('a hash that is full takes back the whole change, and the next one works', 
   }
   expect(error).toBeInstanceOf(LoadBalancerError);
   expect((error as LoadBalancerError).message).toMatch(/^addService second: .*E2BIG.*capacity\.frontends/);
-  for (const n of [1, 2]) await bpftool('map', 'delete', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00');
+  for (const n of theirs) await bpftool('map', 'delete', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00');
   expect((await lb.verify()).problems).toEqual([]);
   change();
   expect((await lb.verify()).problems).toEqual([]);

@@ -115,7 +115,8 @@ export class StubBalancer implements NativeBalancer {
       needs.backends += backends.length / 4;
       needs.cells += 8;
     }
-    return { needs, have: this.have };
+    const { frontends, backends, cells } = this.have;
+    return { needs, fits: needs.frontends <= frontends && needs.backends <= backends && needs.cells <= cells };
   }
 
   movedShare(): number {
