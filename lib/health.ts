@@ -26,7 +26,7 @@ export class Health {
   /** Keeps a failure that nobody listened for, and warns of the first one. */
   keep(error: LoadBalancerError): void {
     const problem = toProblem(error);
-    const key = `${problem.code} ${problem.object}`;
+    const key = keyOf(problem);
     this.#failures.delete(key);
     this.#failures.set(key, problem);
     if (this.#failures.size > PROBLEMS_KEPT) this.#failures.delete(this.#failures.keys().next().value!);
@@ -39,7 +39,9 @@ export class Health {
   }
 
   status(native: NativeBalancer, attachments: Attachment[]): Status {
-    const problems = [...native.problems().map(copyProblem), ...nodeProblems(this.#model), ...this.#failures.values()];
+    const problems = [...native.problems().map(copyProblem), ...nodeProblems(this.#model)];
+    const known = new Set(problems.map(keyOf));
+    for (const [key, failure] of this.#failures) if (!known.has(key)) problems.push(failure);
     const isAttached = attachments.some(({ state }) => state === 'attached');
     const status: Status = {
       ready: isAttached && this.#canary?.ok !== false,
@@ -59,11 +61,15 @@ export class Health {
   async verify(native: NativeBalancer): Promise<VerifyReport> {
     const found = await native.verify();
     const problems = [...found.problems.map(copyProblem), ...nodeProblems(this.#model)];
-    const canaries = found.canaries.map(({ hook, ok, tookMs }) => ({ hook, ok, tookMs }));
+    const canaries = found.canaries.map(({ hook, target, ok, tookMs }) => ({ hook, target, ok, tookMs }));
     const isAlive = canaries.every(({ ok }) => ok);
     this.#canary = canaries.length === 0 ? undefined : { ok: isAlive, time: performance.now() };
     return { ok: isAlive && problems.length === 0, problems, canaries };
   }
+}
+
+function keyOf({ code, object }: Problem): string {
+  return `${code} ${object}`;
 }
 
 function copyProblem({ code, object, message, remedy }: Problem): Problem {

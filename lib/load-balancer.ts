@@ -2,7 +2,7 @@ import { EventEmitter } from 'eventemitter3';
 import { checkApplyOptions, checkRemovals, DEFAULT_OWNER, describePlan, prepareApply } from './apply.js';
 import { Attachments, checkCgroupArguments } from './attachments.js';
 import { Changes } from './changes.js';
-import { failure, fromNative, type LoadBalancerError } from './errors.js';
+import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { explain } from './explain.js';
 import { Health } from './health.js';
 import type { Entry } from './model.js';
@@ -71,6 +71,10 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
       changed: (attachment) => this.#tell(() => this.emit('attachment', attachment)),
     });
     this.#health = new Health(this.#store.model, options.native.pinPath);
+    native.onFailure((thrown) => {
+      const error = fromNative(thrown, thrown.operation);
+      if (error instanceof LoadBalancerError) this.#report(error);
+    });
   }
 
   /**

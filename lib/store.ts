@@ -2,7 +2,7 @@ import { addStateChanges, Changes } from './changes.js';
 import { compile, dependsOnNode, expandFrontends } from './compile.js';
 import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { type Entry, Model } from './model.js';
-import type { CommitInput, NativeBalancer } from './native/binding.js';
+import type { CommitInput, NativeBalancer, NativeSnapshot } from './native/binding.js';
 import type { Node } from './node-config.js';
 import { Pending } from './pending.js';
 import { isSameData } from './same.js';
@@ -29,6 +29,8 @@ export class Store {
   #number: bigint;
   #pending: Pending | undefined;
   #closed = false;
+  /** Of an observer: its writer has gone with the pins. Handles go on telling what was. */
+  #isOrphan = false;
 
   constructor(native: NativeBalancer, readonly: boolean, events: StoreEvents) {
     this.#native = native;
@@ -53,6 +55,9 @@ export class Store {
   beforeUse(operation: string): void {
     if (this.#closed) throw failure('ERR_CLOSED', operation, undefined, 'the balancer is closed; open another one');
     this.catchUp();
+    if (this.#isOrphan) {
+      throw failure('ERR_CLOSED', operation, undefined, 'the writer closed the balancer with detach, and its pins are gone; open again');
+    }
   }
 
   /** @throws ERR_CLOSED, ERR_READONLY */
@@ -71,8 +76,9 @@ export class Store {
   /** Makes the model as of now: takes over an apply under way, or what another process wrote. */
   catchUp(): void {
     if (this.#pending !== undefined) this.#finishPending();
-    if (!this.#readonly || this.#closed || this.#native.number() === this.#number) return;
-    const snapshot = this.#ask('read', undefined, (native) => native.snapshot());
+    if (!this.#readonly || this.#closed || this.#isOrphan || this.#native.number() === this.#number) return;
+    const snapshot = this.#read();
+    if (snapshot === undefined) return;
     this.#number = snapshot.number;
     try {
       this.#settings = loadSnapshot(this.model, snapshot);
@@ -80,6 +86,18 @@ export class Store {
       // A newer writer: the last state that could be read is better than none.
       if (!(error instanceof LoadBalancerError)) throw error;
       this.#events.failure(error);
+    }
+  }
+
+  /** Of an observer: what the maps say, undefined when the writer has taken them away. */
+  #read(): NativeSnapshot | undefined {
+    try {
+      return this.#native.snapshot();
+    } catch (thrown) {
+      const error = fromNative(thrown, 'read');
+      if (!(error instanceof LoadBalancerError) || error.code !== 'ERR_CLOSED') throw error;
+      this.#isOrphan = true;
+      return undefined;
     }
   }
 

@@ -293,7 +293,8 @@ export interface Status {
 export interface VerifyReport {
   ok: boolean;
   problems: Problem[];
-  canaries: { hook: string; ok: boolean; tookMs: number }[];
+  /** Two of each attachment; target: its cgroup. */
+  canaries: { hook: string; target: string; ok: boolean; tookMs: number }[];
 }
 
 export interface Feature {

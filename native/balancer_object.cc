@@ -11,7 +11,7 @@ constexpr napi_type_tag kBalancerTag = {0x65627066206c6220ull, 0x62616c616e63657
 struct VerifyOutcome {
   std::vector<Problem> problems;
   struct Canary {
-    std::string hook;
+    std::string hook, target;
     bool ok;
     double took_ms;
   };
@@ -25,6 +25,7 @@ Napi::Value from_verify(Napi::Env env, VerifyOutcome& outcome) {
   for (uint32_t i = 0; i < outcome.canaries.size(); i++) {
     Napi::Object row = Napi::Object::New(env);
     row.Set("hook", outcome.canaries[i].hook);
+    row.Set("target", outcome.canaries[i].target);
     row.Set("ok", Napi::Boolean::New(env, outcome.canaries[i].ok));
     row.Set("tookMs", outcome.canaries[i].took_ms);
     canaries.Set(i, row);
@@ -63,7 +64,7 @@ Napi::Function BalancerObject::define(Napi::Env env) {
                       B::InstanceMethod("serviceStats", &B::service_stats), B::InstanceMethod("affinities", &B::affinities),
                       B::InstanceMethod("maps", &B::maps), B::InstanceMethod("verify", &B::verify),
                       B::InstanceMethod("problems", &B::problems), B::InstanceMethod("owner", &B::owner),
-                      B::InstanceMethod("close", &B::close)});
+                      B::InstanceMethod("onFailure", &B::on_failure), B::InstanceMethod("close", &B::close)});
 }
 
 BalancerObject::BalancerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BalancerObject>(info) {
@@ -156,18 +157,80 @@ Napi::Value BalancerObject::maps(Info info) { return from_maps(info.Env(), balan
 Napi::Value BalancerObject::problems(Info info) { return from_problems(info.Env(), balancer_->problems()); }
 Napi::Value BalancerObject::owner(Info info) { return Napi::Number::New(info.Env(), balancer_->owner()); }
 
+namespace {
+
+// Calls a JavaScript function from any thread, until the environment or the last holder goes. Keeps no process alive.
+class FailureChannel {
+ public:
+  static std::shared_ptr<FailureChannel> create(Napi::Env env, const Napi::Function& function) {
+    auto channel = std::make_shared<FailureChannel>();
+    // The finalizer runs when the environment ends, too; from then on the function is not touched.
+    auto* held = new std::shared_ptr<FailureChannel>(channel);
+    channel->function_ = Napi::ThreadSafeFunction::New(
+        env, function, "ebpf-lb failures", 0, 1,
+        [](Napi::Env, std::shared_ptr<FailureChannel>* h) {
+          (*h)->end();
+          delete h;
+        },
+        held);
+    channel->function_.Unref(env);
+    return channel;
+  }
+
+  void tell(const Error& error) {
+    std::lock_guard lock(mutex_);
+    if (ended_) return;
+    auto* told = new Error(error);
+    const auto call = [](Napi::Env env, Napi::Function function, Error* e) {
+      std::unique_ptr<Error> owned(e);
+      if (env) function.Call({to_failure(env, *owned).Value()});
+    };
+    if (function_.NonBlockingCall(told, call) != napi_ok) delete told;
+  }
+
+  // Of the last one who tells.
+  void release() {
+    std::lock_guard lock(mutex_);
+    if (ended_ || released_) return;
+    released_ = true;
+    function_.Release();
+  }
+
+ private:
+  void end() {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+
+  std::mutex mutex_;
+  bool ended_ = false, released_ = false;
+  Napi::ThreadSafeFunction function_;
+};
+
+}  // namespace
+
+Napi::Value BalancerObject::on_failure(Info info) {
+  // Whoever holds the callback last, which close() drops, lets go of the function.
+  const std::shared_ptr<FailureChannel> channel(FailureChannel::create(info.Env(), info[0].As<Napi::Function>()));
+  const std::shared_ptr<void> releases(nullptr, [channel](void*) { channel->release(); });
+  balancer_->on_failure([channel, releases](const Error& error) { channel->tell(error); });
+  return info.Env().Undefined();
+}
+
 Napi::Value BalancerObject::verify(Info info) {
   return Task<VerifyOutcome>::run(
       info.Env(),
       [b = balancer_]() -> Result<VerifyOutcome> {
         VerifyOutcome outcome;
         outcome.problems = b->check();
-        if (b->attachments().empty()) return outcome;
-        for (const char* hook : {"connect4", "connect6"}) {
-          auto took = b->canary(hook);
-          if (!took && took.error().code == "ERR_READONLY") continue;
-          outcome.canaries.push_back({hook, static_cast<bool>(took), took ? *took : 0});
-          if (!took) outcome.problems.push_back({took.error().code, took.error().object, took.error().message, "attachCgroup() again; see bpftool cgroup tree"});
+        for (const auto& attachment : b->attachments()) {
+          if (attachment.state != "attached") continue;  // a problem already
+          for (const char* hook : {"connect4", "connect6"}) {
+            auto took = b->canary(attachment.id, hook);
+            if (!took && (took.error().code == "ERR_READONLY" || took.error().code == "ERR_NOT_FOUND")) continue;
+            outcome.canaries.push_back({hook, attachment.target, static_cast<bool>(took), took ? *took : 0});
+            if (!took) outcome.problems.push_back({took.error().code, took.error().object, took.error().message, "attachCgroup() again; see bpftool cgroup tree"});
+          }
         }
         return outcome;
       },

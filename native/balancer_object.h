@@ -36,6 +36,7 @@ class BalancerObject : public Napi::ObjectWrap<BalancerObject> {
   Napi::Value verify(Info info);
   Napi::Value problems(Info info);
   Napi::Value owner(Info info);
+  Napi::Value on_failure(Info info);
   Napi::Value close(Info info);
 
   std::shared_ptr<Balancer> balancer_;

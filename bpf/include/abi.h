@@ -333,6 +333,7 @@ struct lb_stale {
  */
 #define LB_WAYS 8
 #define LB_WAY_BUSY (1ull << 63)
+#define LB_WAY_DEAD (1ull << 62) /* of an attachment that is gone: freed after a grace period (sweep.bpf.c) */
 struct lb_peer4 {
 	__be32 address;
 	__be16 port;
@@ -353,6 +354,14 @@ struct lb_peers6 {
 	struct lb_peer6 address[LB_WAYS];
 };
 LB_STATIC_ASSERT(sizeof(struct lb_peers6) == 256);
+
+/* What lb_mark_ways and lb_free_ways are asked: a test run looks at one set and moves on to the next, and is repeated. */
+struct lb_ways_task {
+	__u32 family;
+	__u32 set;
+	__u32 changed; /* ways, so far */
+	__u32 reserved;
+};
 
 /* Namespaces of attachments that are not for all of them. */
 struct lb_netns_key {

@@ -65,6 +65,7 @@ export interface PendingCommit {
   wait(): void;
 }
 
+export interface NativeSnapshot { number: bigint; services: NativeService[]; settings?: string }
 export interface NativeService { id: number; name: string; owner: string; record: string }
 export interface NativeBackendStats { address: string; port: number; connections: bigint; failures: bigint }
 export interface NativeAttachment { id: number; kind: 'cgroup'; target: string; mode: string; state: 'attached' | 'waiting' | 'lost'; options: string }
@@ -103,7 +104,7 @@ export interface NativeBalancer {
   /** Of cells (0..1) of a service's pool-0 regions that would name another backend. */
   movedShare(input: PutService): number;
   /** Everything in the maps, rebuilt from them (recovery, observers). `number` is the commit it is of. */
-  snapshot(): { number: bigint; services: NativeService[]; settings?: string };
+  snapshot(): NativeSnapshot;
   /** The last commit's number; reading it costs no system call. */
   number(): bigint;
   settled(): Promise<void>;
@@ -121,7 +122,9 @@ export interface NativeBalancer {
   affinities(): { clientNetns: bigint; service: string; address: string; port: number; expiresInMs: number; family: number }[];
   maps(): NativeMap[];
   /** Compares what this object believes, the maps and the attached links; runs the canaries. */
-  verify(): Promise<{ problems: NativeProblem[]; canaries: { hook: string; ok: boolean; tookMs: number }[] }>;
+  verify(): Promise<{ problems: NativeProblem[]; canaries: { hook: string; target: string; ok: boolean; tookMs: number }[] }>;
+  /** Calls back when something fails that no call waits for, until close(). */
+  onFailure(tell: (failure: NativeFailure) => void): void;
   /** Ports of ip_local_reserved_ports etc.: problems known without looking. */
   problems(): NativeProblem[];
   owner(): number;

@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "netns.h"
+#include "stop_point.h"
 
 namespace lb {
 namespace {
@@ -26,6 +27,12 @@ bool on_cgroup2(const std::string& path) {
 std::vector<std::string> program_names() {
   return {"lb_connect4", "lb_connect6", "lb_sendmsg4", "lb_sendmsg6", "lb_recvmsg4", "lb_recvmsg6",
           "lb_getpeername4", "lb_getpeername6", "lb_bind4", "lb_bind6", "lb_sock_release"};
+}
+
+Error link_error(const char* operation, const std::string& object, int err) {
+  Error e = kernel_error(operation, object, err, err == EPERM ? "another program holds this hook without BPF_F_ALLOW_MULTI; see: bpftool cgroup show" : "");
+  if (err == EPERM) e.code = "ERR_HOOK_BUSY";
+  return e;
 }
 
 // A cgroup link whose cgroup is gone says cgroup id 0.
@@ -121,9 +128,7 @@ Result<std::unique_ptr<Attachment>> Attachment::create(const Maps& maps, const A
     if (!program) continue;
     const int fd = bpf_link_create(bpf_program__fd(program), cgroup.get(), bpf_program__expected_attach_type(program), nullptr);
     if (fd < 0) {
-      Error e = kernel_error("attachCgroup", record.path + " " + name, errno,
-                             errno == EPERM ? "another program holds this hook without BPF_F_ALLOW_MULTI; see: bpftool cgroup show" : "");
-      if (errno == EPERM) e.code = "ERR_HOOK_BUSY";
+      Error e = link_error("attachCgroup", record.path + " " + name, errno);
       (void)a->detach();
       return e;
     }
@@ -139,29 +144,35 @@ Result<std::unique_ptr<Attachment>> Attachment::create(const Maps& maps, const A
   return a;
 }
 
-Result<std::unique_ptr<Attachment>> Attachment::resume(const Maps& maps, const AttachmentRecord& record, const std::string& directory) {
-  std::unique_ptr<Attachment> a(new Attachment(record, directory));
-  LB_TRY(a->load(maps));
-  UniqueFd cgroup;
-  for (const auto& name : program_names()) {
-    bpf_program* program = a->object_->program(name.c_str());
-    if (!program) continue;
-    const std::string path = a->pin(name.c_str());
-    UniqueFd link(bpf_obj_get(path.c_str()));
-    if (link && link_alive(link.get())) {
-      if (bpf_link_update(link.get(), bpf_program__fd(program), nullptr)) return kernel_error("open", path, errno);
-      a->links_.emplace_back(name, std::move(link));
-      continue;
-    }
-    if (!cgroup) cgroup = UniqueFd(::open(record.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!cgroup || !on_cgroup2(record.path)) continue;  // reported as lost
-    // A death between the links of one attachment: the missing ones are made now.
-    UniqueFd made(bpf_link_create(bpf_program__fd(program), cgroup.get(), bpf_program__expected_attach_type(program), nullptr));
-    if (!made) return kernel_error("open", record.path + " " + name, errno);
-    unlink(path.c_str());
-    if (bpf_obj_pin(made.get(), path.c_str())) return kernel_error("open", path, errno);
-    a->links_.emplace_back(name, std::move(made));
+Status Attachment::resume_hook(const std::string& name, UniqueFd& cgroup) {
+  const std::string path = pin(name.c_str());
+  bpf_program* program = object_ ? object_->program(name.c_str()) : nullptr;
+  UniqueFd link(bpf_obj_get(path.c_str()));
+  if (link && link_alive(link.get())) {
+    const int err = program && bpf_link_update(link.get(), bpf_program__fd(program), nullptr) ? errno : 0;
+    links_.emplace_back(name, std::move(link));
+    return err ? Status(kernel_error("open", path, err)) : ok();
   }
+  if (!program) return ok();
+  if (!cgroup) cgroup = UniqueFd(::open(record_.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!cgroup || !on_cgroup2(record_.path)) return ok();  // reported as lost
+  // A death between the links of one attachment: the missing ones are made now.
+  UniqueFd made(bpf_link_create(bpf_program__fd(program), cgroup.get(), bpf_program__expected_attach_type(program), nullptr));
+  if (!made) return link_error("open", record_.path + " " + name, errno);
+  unlink(path.c_str());
+  if (bpf_obj_pin(made.get(), path.c_str())) return kernel_error("open", path, errno);
+  links_.emplace_back(name, std::move(made));
+  return ok();
+}
+
+std::unique_ptr<Attachment> Attachment::resume(const Maps& maps, const AttachmentRecord& record, const std::string& directory) {
+  std::unique_ptr<Attachment> a(new Attachment(record, directory));
+  auto note = [&](const Status& done) {
+    if (!done && !a->failure_) a->failure_ = done.error();
+  };
+  note(a->load(maps));
+  UniqueFd cgroup;
+  for (const auto& name : program_names()) note(a->resume_hook(name, cgroup));
   return a;
 }
 
@@ -181,16 +192,25 @@ Status Attachment::replace(const Maps& maps, const AttachmentRecord& record) {
 
 void Attachment::remove_pins(uint32_t id, const std::string& directory) {
   Attachment a(AttachmentRecord{id, {}, {}, {}}, directory);
+  for (const auto& name : program_names())
+    if (UniqueFd link(bpf_obj_get(a.pin(name.c_str()).c_str())); link) a.links_.emplace_back(name, std::move(link));
+  (void)a.detach();
   for (const auto& name : program_names()) unlink(a.pin(name.c_str()).c_str());
 }
 
+// Those that forget go last: what one that remembers writes meanwhile is given back by the release hook.
 Status Attachment::detach() {
-  // Detached for certain, even where another process still holds a descriptor of the link.
-  for (auto& [name, fd] : links_) {
+  for (const auto& name : program_names()) {
+    const auto link = std::find_if(links_.begin(), links_.end(), [&](const auto& l) { return l.first == name; });
+    if (link == links_.end()) continue;
+    // Detached for certain, even where another process still holds a descriptor of the link.
+    if (bpf_link_detach(link->second.get()) && errno != ENOLINK && errno != EOPNOTSUPP && errno != ENOENT)
+      return kernel_error("detach", record_.path + " " + name, errno);
+    stop_point();
     if (!directory_.empty()) unlink(pin(name.c_str()).c_str());
-    if (bpf_link_detach(fd.get()) && errno != ENOLINK && errno != EOPNOTSUPP && errno != ENOENT) return kernel_error("detach", record_.path + " " + name, errno);
+    stop_point();
+    links_.erase(link);
   }
-  links_.clear();
   return ok();
 }
 
@@ -198,13 +218,13 @@ std::vector<std::string> Attachment::lost() const {
   std::vector<std::string> names;
   for (const auto& name : program_names()) {
     const auto link = std::find_if(links_.begin(), links_.end(), [&](const auto& l) { return l.first == name; });
-    if (link == links_.end() ? (object_ && object_->program(name.c_str())) : !link_alive(link->second.get())) names.push_back(name);
+    if (link == links_.end() ? (!object_ || object_->program(name.c_str())) : !link_alive(link->second.get())) names.push_back(name);
   }
   return names;
 }
 
 AttachmentInfo Attachment::info() const {
-  return {record_.id, record_.path, "cgroup", lost().empty() ? "attached" : "lost", record_.options};
+  return {record_.id, record_.path, "cgroup", whole() ? "attached" : "lost", record_.options};
 }
 
 AttachmentInfo Attachment::describe(const AttachmentRecord& record, const std::string& directory) {

@@ -23,6 +23,7 @@ namespace lb {
 namespace {
 
 constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
+constexpr size_t kUnreported = 16;
 constexpr auto kLockPoll = std::chrono::milliseconds(10);
 
 bool on_bpffs(const std::string& path) {
@@ -95,6 +96,11 @@ Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indice
     if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
     if (r.kind == IndexKind::service) maps_.failures[r.index] = maps_.failures[maps_.slot_count() + r.index] = 0;
   });
+  indices_->on_failure([this](const Error& e) {
+    Error told = e;
+    told.message += "; indices are not reused until the kernel grants one: see dmesg";
+    report(told);
+  });
 }
 
 Balancer::~Balancer() = default;
@@ -115,19 +121,44 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
       return make_error("ERR_NOT_BPFFS", "open", path, "is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf");
     return make_error("ERR_NOT_FOUND", "open", path, "no balancer is pinned there; open it for writing first");
   }
-  const bool existing = !path.empty() && Maps::present(path);
-  if (!path.empty() && !existing) Maps::remove_pins(path);
-
-  auto maps = existing ? Maps::find(path, options.readonly) : Maps::create(options.capacity, path);
-  if (!maps) {
-    if (!existing && !path.empty()) Maps::remove_pins(path);
-    return maps.error();
+  bool existing = !path.empty() && Maps::present(path);
+  if (existing) {
+    auto maps = Maps::find(path, options.readonly);
+    if (!maps) return maps.error();
+    if (maps->control->leaving) {
+      if (options.readonly) return make_error("ERR_NOT_FOUND", "open", path, "the balancer that is pinned there is being closed with detach; open it for writing first");
+      LB_TRY(end_leaving(path, *maps, netns->get()));
+      existing = false;
+    }
   }
+  if (existing || path.empty()) return open_locked(options, std::move(lock), std::move(*netns), existing);
+  Maps::remove_pins(path);
+  UniqueFd still_locked(fcntl(lock.get(), F_DUPFD_CLOEXEC, 0));
+  auto opened = open_locked(options, std::move(lock), std::move(*netns), false);
+  if (!opened) Maps::remove_pins(path);
+  return opened;
+}
+
+// Ends a close() with detach that was cut off.
+Status Balancer::end_leaving(const std::string& path, Maps& maps, int netns) {
+  for (uint32_t id = 1; id < kAttachments; id++) Attachment::remove_pins(id, path);
+  if (auto log = Log::open(path, maps, true)) {
+    const PortSet reserved = parse_ports(log->read().reserved);
+    if (!reserved.empty()) LB_TRY(reserve_ports(netns, {}, reserved));
+  }
+  Maps::remove_pins(path);
+  return ok();
+}
+
+Result<std::unique_ptr<Balancer>> Balancer::open_locked(const OpenOptions& options, UniqueFd lock, UniqueFd netns, bool existing) {
+  const std::string& path = options.pin_path;
+  auto maps = existing ? Maps::find(path, options.readonly) : Maps::create(options.capacity, path);
+  if (!maps) return maps.error();
   auto grace = GracePeriod::create();
   if (!grace) return grace.error();
   std::unique_ptr<Balancer> b(new Balancer(options, std::move(*maps), std::make_unique<Indices>(std::move(*grace))));
   b->lock_ = std::move(lock);
-  b->netns_ = std::move(*netns);
+  b->netns_ = std::move(netns);
   if (options.readonly) return b;
 
   if (!path.empty()) {
@@ -143,18 +174,41 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
   LB_TRY(b->recover());
   auto sweeper = SocketSweeper::create(b->maps_);
   if (!sweeper) return sweeper.error();
-  b->sweeps_ = std::make_unique<SweepThread>(std::move(*sweeper));
+  Balancer* self = b.get();
+  b->sweeps_ = std::make_unique<SweepThread>(std::move(*sweeper), [self](const Error& e) {
+    Error told = e;
+    told.message += "; UDP sockets of removed backends may be stuck: their programs must connect again";
+    self->report(told);
+  });
   if (existing) {
     LB_TRY(b->resume_attachments());
     LB_TRY(b->drop_canary());
     b->sweeps_->request();
+    b->sweeps_->request_ways();
   }
   return b;
+}
+
+void Balancer::on_failure(std::function<void(const Error&)> callback) {
+  std::lock_guard lock(report_mutex_);
+  on_failure_ = std::move(callback);
+  if (!on_failure_) return;
+  for (const auto& e : unreported_) on_failure_(e);
+  unreported_.clear();
+}
+
+void Balancer::report(const Error& error) {
+  std::lock_guard lock(report_mutex_);
+  if (on_failure_)
+    on_failure_(error);
+  else if (unreported_.size() < kUnreported)
+    unreported_.push_back(error);
 }
 
 // Callers hold life_ shared, so that what was open stays so until they are done.
 Status Balancer::refuse_if_closed(const char* operation) const {
   if (closed_) return make_error("ERR_CLOSED", operation, options_.pin_path, "the balancer is closed");
+  if (writer_left()) return make_error("ERR_CLOSED", operation, options_.pin_path, "the writer closed the balancer with detach, its pins are gone; open again");
   return ok();
 }
 
@@ -175,8 +229,7 @@ Status Balancer::commit_locked(CommitInput input) {
     return staged;
   }
   if (commit.needs_sweep()) sweeps_->request();
-  // The change is made; a reservation that fails is told by problems().
-  if (commit.ports_changed()) (void)reserve_node_ports();
+  if (commit.ports_changed()) reserve_or_report();
   return ok();
 }
 
@@ -265,6 +318,12 @@ Status Balancer::reserve_node_ports() {
   return remove.empty() ? ok() : record(all);
 }
 
+// What asked for it has happened; that sockets may be given these ports is a problem of its own.
+void Balancer::reserve_or_report() {
+  const Status reserved = reserve_node_ports();
+  if (!reserved) report(reserved.error());
+}
+
 std::vector<LogRecord> Balancer::live_records() const {
   std::vector<LogRecord> records;
   if (!reserved_ports_.empty()) records.push_back({RecordType::reserved, 0, encode_text(format_ports(reserved_ports_))});
@@ -291,10 +350,16 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
   // First in, first out: what a socket remembers of an attachment that is gone should not meet its successor.
   for (uint32_t n = 1; !record.id && n < kAttachments; n++)
     if (const uint32_t id = (last_attachment_ + n - 1) % (kAttachments - 1) + 1; !attachments_.count(id)) record.id = last_attachment_ = id;
-  if (!record.id) return make_error("ERR_CAPACITY", "attachCgroup", path, std::to_string(kAttachments - 1) + " cgroups are attached; detach one");
+  if (!record.id) {
+    Error e = make_error("ERR_CAPACITY", "attachCgroup", path, "needs " + std::to_string(kAttachments) + " attachments, has room for " + std::to_string(kAttachments - 1) + "; detach one");
+    e.details["need"] = static_cast<double>(kAttachments);
+    e.details["have"] = static_cast<double>(kAttachments - 1);
+    e.details["option"] = std::string("attachments");
+    return e;
+  }
 
   std::unique_ptr<Attachment> made;
-  if (same != attachments_.end() && same->second->lost().empty()) {
+  if (same != attachments_.end() && same->second->whole()) {
     if (same->second->record().netns == netns && same->second->record().options == options) return same->second->info();
     LB_TRY(same->second->replace(maps_, record));
   } else {
@@ -317,7 +382,7 @@ Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const st
     return logged.error();
   }
   if (made) attachments_[record.id] = std::move(made);
-  (void)reserve_node_ports();
+  reserve_or_report();
   return attachments_[record.id]->info();
 }
 
@@ -334,7 +399,8 @@ Status Balancer::detach(uint32_t id) {
   LB_TRY(it->second->detach());
   mark_attached(id, false);
   attachments_.erase(it);
-  (void)reserve_node_ports();
+  sweeps_->request_ways();
+  reserve_or_report();
   return ok();
 }
 
@@ -361,6 +427,9 @@ Status Balancer::close(bool detach) {
   std::unique_lock alone(life_);
   if (closed_) return ok();
   if (!options_.readonly) {
+    // From here on it cannot be taken back: whoever opens next, after a death in between, goes on.
+    if (detach && !options_.pin_path.empty()) store_release(&maps_.control->leaving, 1);
+    stop_point();
     if (detach || options_.pin_path.empty())
       for (auto& [id, a] : attachments_) LB_TRY(a->detach());
     maps_.control->owner = 0;
@@ -382,6 +451,7 @@ Status Balancer::close(bool detach) {
   maps_ = Maps{};
   lock_.reset();
   netns_.reset();
+  on_failure(nullptr);
   return ok();
 }
 

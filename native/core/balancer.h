@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,6 +21,7 @@
 #include "node_ports.h"
 #include "result.h"
 #include "sockets.h"
+#include "stop_point.h"
 
 namespace lb {
 
@@ -103,7 +105,8 @@ class Balancer {
   double moved_share(const Service& next);
 
   Result<Snapshot> snapshot();
-  uint64_t number() const { return closed_ ? 0 : load_acquire(&maps_.control->number); }
+  // Of an observer whose writer detached everything: one that no commit has.
+  uint64_t number() const { return closed_ ? 0 : writer_left() ? ~0ull : load_acquire(&maps_.control->number); }
   // Blocks until sockets are swept and indices are free again.
   void settle();
 
@@ -119,7 +122,10 @@ class Balancer {
   std::vector<MapRow> map_rows();
   std::vector<Problem> check();     // what is believed against what is in the kernel
   std::vector<Problem> problems();  // known without looking
-  Result<double> canary(const std::string& hook);
+  // Of one attachment.
+  Result<double> canary(uint32_t attachment, const std::string& hook);
+  // Called on any thread when something fails that no caller waits for. Set once, before close().
+  void on_failure(std::function<void(const Error&)> callback);
   uint32_t owner() const;
 
   Status close(bool detach);
@@ -148,10 +154,19 @@ class Balancer {
   void retire_counters(uint32_t backend, uint32_t service);
   PortSet protected_ports() const;
   Status reserve_node_ports();
+  void reserve_or_report();
+  void report(const Error& error);
+  bool writer_left() const { return options_.readonly && maps_.control && load_acquire(&maps_.control->leaving); }
+  static Result<std::unique_ptr<Balancer>> open_locked(const OpenOptions& options, UniqueFd lock, UniqueFd netns, bool existing);
+  static Status end_leaving(const std::string& path, Maps& maps, int netns);
+  static void remove_stale_canaries(const std::string& cgroup);
   void check_ports(std::vector<Problem>& found);
   void check_links(std::vector<Problem>& found);
 
   OpenOptions options_;
+  std::mutex report_mutex_;
+  std::function<void(const Error&)> on_failure_;
+  std::vector<Error> unreported_;  // until somebody listens
   UniqueFd lock_;
   UniqueFd netns_;
   Maps maps_;
@@ -175,12 +190,5 @@ class Balancer {
   std::unique_ptr<SweepThread> sweeps_;
   std::unique_ptr<Indices> indices_;  // last: its thread works on what is above
 };
-
-// Bounds the count of writes in tests: see scripts of the kill test. Nothing unless built with LB_STOP_POINTS.
-#if LB_STOP_POINTS
-void stop_point();
-#else
-inline void stop_point() {}
-#endif
 
 }  // namespace lb

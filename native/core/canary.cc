@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Proof that an attachment works: a process in a throw-away cgroup below it and in a namespace of its own connects to an address that only the
 // programs can translate (192.0.0.8, RFC 7600, and 100::8, RFC 6666: never assigned), and looks at what it got.
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,6 +26,7 @@ namespace {
 constexpr char kAddress4[] = "192.0.0.8", kAddress6[] = "100::8";
 constexpr uint16_t kDiscard = 9;
 constexpr int kTimeoutMs = 5000;
+constexpr char kCanaryCgroup[] = "ebpf-lb-canary-";  // and the pid
 
 // The child between fork and exit: system calls only, no allocation.
 [[noreturn]] void run_child(int cgroup_procs, int netns, const Key& key, int report) {
@@ -61,8 +64,24 @@ constexpr int kTimeoutMs = 5000;
 
 }  // namespace
 
+// Of verifications that were killed: cgroups of processes that are no more.
+void Balancer::remove_stale_canaries(const std::string& cgroup) {
+  DIR* dir = opendir(cgroup.c_str());
+  if (!dir) return;
+  const std::string prefix = kCanaryCgroup;
+  std::vector<std::string> stale;
+  while (const dirent* entry = readdir(dir)) {
+    const std::string name = entry->d_name;
+    if (name.rfind(prefix, 0) != 0) continue;
+    const pid_t pid = atoi(name.c_str() + prefix.size());
+    if (pid > 0 && kill(pid, 0) && errno == ESRCH) stale.push_back(name);
+  }
+  closedir(dir);
+  for (const auto& name : stale) rmdir((cgroup + "/" + name).c_str());
+}
+
 // Milliseconds that the connects took; an error says what an application would meet.
-Result<double> Balancer::canary(const std::string& hook) {
+Result<double> Balancer::canary(uint32_t attachment, const std::string& hook) {
   const bool v6 = hook == "connect6";
   std::string path;
   std::vector<std::string> netns_paths;
@@ -73,8 +92,9 @@ Result<double> Balancer::canary(const std::string& hook) {
     std::lock_guard lock(mutex_);
     LB_TRY(refuse_if_closed("verify"));
     if (options_.readonly) return make_error("ERR_READONLY", "verify", hook, "the balancer was opened read-only");
-    if (attachments_.empty()) return make_error("ERR_NOT_FOUND", "verify", hook, "nothing is attached");
-    const auto& record = attachments_.begin()->second->record();
+    const auto found = attachments_.find(attachment);
+    if (found == attachments_.end()) return make_error("ERR_NOT_FOUND", "verify", hook, "was detached meanwhile");
+    const auto& record = found->second->record();
     path = record.path;
     netns_paths = record.netns;
     Service s;
@@ -98,9 +118,11 @@ Result<double> Balancer::canary(const std::string& hook) {
     input.put.push_back(s);
     LB_TRY(commit_locked(std::move(input)));
   }
-  const std::string cgroup = path + "/ebpf-lb-canary-" + std::to_string(getpid());
+  remove_stale_canaries(path);
+  const std::string cgroup = path + "/" + kCanaryCgroup + std::to_string(getpid());
   auto attempt = [&]() -> Result<double> {
     if (mkdir(cgroup.c_str(), 0700) && errno != EEXIST) return kernel_error("verify", cgroup, errno);
+    stop_point();
     UniqueFd procs(::open((cgroup + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
     if (!procs) return kernel_error("verify", cgroup, errno);
     UniqueFd netns;

@@ -176,7 +176,13 @@ void Indices::run() {
       done_ = begun_;
     } else {
       // Without a grace period nothing may be reused: it goes on resting, and the next try comes a little later.
+      const bool news = failure_ != waited.error().message;
       failure_ = waited.error().message;
+      if (news && on_failure_) {
+        lock.unlock();
+        on_failure_(waited.error());
+        lock.lock();
+      }
       resting_.insert(resting_.begin(), batch.begin(), batch.end());
       changed_.notify_all();
       changed_.wait_for(lock, std::chrono::seconds(1), [&] { return stop_; });

@@ -83,6 +83,8 @@ class Indices {
   // Gives all of these back after a grace period. The callback runs then, before they can be taken again, with the mutex held.
   void rest(std::vector<Rested> what);
   void on_rested(std::function<void(const Rested&)> callback) { on_rested_ = std::move(callback); }
+  // Called on the thread, without the mutex, when grace periods begin to fail.
+  void on_failure(std::function<void(const Error&)> callback) { on_failure_ = std::move(callback); }
   // Blocks until all that rests now is free again. Called without the mutex. False: nothing rested.
   bool wait();
   // The first failure of a grace period, for status().
@@ -95,6 +97,7 @@ class Indices {
 
   GracePeriod grace_;
   std::function<void(const Rested&)> on_rested_;
+  std::function<void(const Error&)> on_failure_;
   std::vector<Rested> resting_;
   uint64_t begun_ = 0, done_ = 0;
   bool busy_ = false, stop_ = false;

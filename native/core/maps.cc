@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "stop_point.h"
+
 namespace lb {
 namespace {
 
@@ -114,7 +116,10 @@ void Maps::remove_pins(const std::string& directory) {
   });
   // The control map's pin goes first: what is left is known to be incomplete.
   std::stable_partition(names.begin(), names.end(), [](const std::string& n) { return n == std::string(kControl + 3); });
-  for (const auto& name : names) unlink((directory + "/" + name).c_str());
+  for (const auto& name : names) {
+    unlink((directory + "/" + name).c_str());
+    stop_point();
+  }
 }
 
 Result<Maps> Maps::find(const std::string& directory, bool readonly) {

@@ -146,16 +146,15 @@ Status Balancer::resume_attachments() {
   __u64 live = 0;
   LogContent content = log_->read();
   for (const auto& [id, record] : content.attachments) {
-    auto resumed = Attachment::resume(maps_, record, options_.pin_path);
-    if (!resumed) return resumed.error();
-    attachments_[id] = std::move(*resumed);
+    attachments_[id] = Attachment::resume(maps_, record, options_.pin_path);
+    remove_stale_canaries(record.path);
     live |= 1ull << id;
   }
   // Links of an attachment that no committed record names.
   for (uint32_t id = 1; id < 64; id++)
     if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
   store_release(&maps_.control->attachments, live);
-  (void)reserve_node_ports();
+  reserve_or_report();
   return ok();
 }
 

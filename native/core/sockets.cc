@@ -29,6 +29,7 @@ namespace lb {
 namespace {
 
 constexpr int kRounds = 8;
+constexpr uint32_t kSetsAtOnce = 1024;
 constexpr auto kSecondSweep = std::chrono::seconds(1);
 
 UniqueFd open_if(const std::string& path, uint32_t inode) {
@@ -140,6 +141,9 @@ Result<SocketSweeper> SocketSweeper::create(const Maps& maps) {
   LB_TRY(maps.lend(*sweep));
   LB_TRY(sweep->load("open", "sweep"));
   sweeper.sweep_ = std::make_unique<Object>(std::move(*sweep));
+  auto grace = GracePeriod::create();
+  if (!grace) return grace.error();
+  sweeper.grace_ = std::make_unique<GracePeriod>(std::move(*grace));
   if (!kernel_abilities().destroy) return sweeper;
   auto destroy = Object::open("destroy");
   if (!destroy) return destroy.error();
@@ -220,7 +224,41 @@ Result<SweepReport> SocketSweeper::sweep() {
   return report;
 }
 
-SweepThread::SweepThread(SocketSweeper sweeper) : sweeper_(std::move(sweeper)), thread_([this] { run(); }) {}
+// Runs a program of the object once for each set of peers, and returns how many ways it changed.
+Result<uint32_t> SocketSweeper::each_set(const char* program) {
+  uint32_t changed = 0;
+  for (const uint8_t family : {LB_IPV4, LB_IPV6}) {
+    bpf_map_info info{};
+    __u32 length = sizeof info;
+    if (bpf_obj_get_info_by_fd(maps_->fd(family == LB_IPV4 ? "lb_peers4" : "lb_peers6"), &info, &length)) return kernel_error("sweep", "peers", errno);
+    lb_ways_task task{family, 0, 0, 0};
+    while (task.set < info.max_entries) {
+      LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = &task, .data_out = &task, .data_size_in = sizeof task, .data_size_out = sizeof task,
+                  .repeat = static_cast<int>(std::min<uint32_t>(kSetsAtOnce, info.max_entries - task.set)));
+      if (bpf_prog_test_run_opts(bpf_program__fd(sweep_->program(program)), &opts)) {
+        if (errno == EINTR) continue;  // what was done is done again
+        return kernel_error("sweep", program, errno);
+      }
+    }
+    changed += task.changed;
+  }
+  return changed;
+}
+
+Status SocketSweeper::free_ways() {
+  // Programs of the attachment that went may still be running.
+  LB_TRY(grace_->wait());
+  auto marked = each_set("lb_mark_ways");
+  if (!marked) return marked.error();
+  if (*marked == 0) return ok();
+  LB_TRY(grace_->wait());
+  auto freed = each_set("lb_free_ways");
+  if (!freed) return freed.error();
+  return ok();
+}
+
+SweepThread::SweepThread(SocketSweeper sweeper, OnFailure on_failure)
+    : sweeper_(std::move(sweeper)), on_failure_(std::move(on_failure)), thread_([this] { run(); }) {}
 
 SweepThread::~SweepThread() {
   {
@@ -239,9 +277,17 @@ void SweepThread::request() {
   changed_.notify_all();
 }
 
+void SweepThread::request_ways() {
+  {
+    std::lock_guard lock(mutex_);
+    ways_ = true;
+  }
+  changed_.notify_all();
+}
+
 bool SweepThread::busy() {
   std::lock_guard lock(mutex_);
-  return wanted_ || running_;
+  return wanted_ || ways_ || running_;
 }
 
 std::string SweepThread::failure() {
@@ -249,23 +295,38 @@ std::string SweepThread::failure() {
   return failure_;
 }
 
+Status SweepThread::work(bool sockets, bool ways) {
+  if (ways) LB_TRY(sweeper_.free_ways());
+  if (!sockets) return ok();
+  auto report = sweeper_.sweep();
+  return report ? ok() : Status(report.error());
+}
+
 void SweepThread::run() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    const auto asked = [&] { return stop_ || wanted_; };
+    const auto asked = [&] { return stop_ || wanted_ || ways_; };
+    bool due = false;
     if (again_)
-      changed_.wait_for(lock, kSecondSweep, asked);
+      due = !changed_.wait_for(lock, kSecondSweep, asked);
     else
       changed_.wait(lock, asked);
     if (stop_) return;
-    again_ = wanted_;
-    wanted_ = false;
+    const bool sockets = wanted_ || due, ways = ways_;
+    if (sockets) again_ = wanted_;
+    wanted_ = ways_ = false;
     running_ = true;
     lock.unlock();
-    const auto report = sweeper_.sweep();
+    const Status done = work(sockets, ways);
     lock.lock();
     running_ = false;
-    failure_ = report ? "" : report.error().operation + " " + report.error().object + ": " + report.error().message;
+    const std::string failure = done ? "" : done.error().object + ": " + done.error().message;
+    const bool news = !failure.empty() && failure != failure_;
+    failure_ = failure;
+    if (!news || !on_failure_) continue;
+    lock.unlock();
+    on_failure_(done.error());
+    lock.lock();
   }
 }
 

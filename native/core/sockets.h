@@ -4,12 +4,14 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "indices.h"
 #include "maps.h"
 #include "result.h"
 
@@ -24,32 +26,42 @@ class SocketSweeper {
   static Result<SocketSweeper> create(const Maps& maps);
   // Blocks; finds stale sockets and destroys them until none is left or no try makes progress.
   Result<SweepReport> sweep();
+  // Gives back the ways of TCP sockets that outlived their attachment. Blocks for two grace periods.
+  Status free_ways();
 
  private:
   explicit SocketSweeper(const Maps& maps) : maps_(&maps) {}
   Result<std::vector<lb_stale>> stale();
   Status destroy_in(int netns_fd, const std::vector<lb_stale>& sockets);
+  Result<uint32_t> each_set(const char* program);
 
   const Maps* maps_;
+  std::unique_ptr<GracePeriod> grace_;
   std::unique_ptr<Object> sweep_, destroy_;
 };
 
 // Sweeps when asked to, and once more a second later: a socket may have been between choosing and recording (DATAPATH 13).
 class SweepThread {
  public:
-  explicit SweepThread(SocketSweeper sweeper);
+  using OnFailure = std::function<void(const Error&)>;
+  // on_failure: called on the thread when something begins to fail.
+  SweepThread(SocketSweeper sweeper, OnFailure on_failure);
   ~SweepThread();
   void request();
+  // After an attachment went: its ways.
+  void request_ways();
   bool busy();  // a sweep that was asked for is not done; the one a second later does not count
   std::string failure();
 
  private:
   void run();
+  Status work(bool sockets, bool ways);
 
   SocketSweeper sweeper_;
+  OnFailure on_failure_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool wanted_ = false, again_ = false, running_ = false, stop_ = false;
+  bool wanted_ = false, again_ = false, ways_ = false, running_ = false, stop_ = false;
   std::string failure_;
   std::thread thread_;
 };

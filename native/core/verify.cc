@@ -142,9 +142,11 @@ void Balancer::check_ports(std::vector<Problem>& found) {
 }
 
 void Balancer::check_links(std::vector<Problem>& found) {
-  for (const auto& [id, a] : attachments_)
+  for (const auto& [id, a] : attachments_) {
+    if (a->failure()) found.push_back({a->failure()->code, a->record().path, "could not be taken over: " + a->failure()->object + ": " + a->failure()->message, "attachCgroup() again, when the cause is gone"});
     for (const auto& hook : a->lost())
       found.push_back({"ERR_NOT_FOUND", a->record().path, hook + " is no longer attached: the cgroup is gone, or something detached it", "attachCgroup() again"});
+  }
 }
 
 std::vector<Problem> Balancer::problems() {
@@ -162,7 +164,7 @@ std::vector<Problem> Balancer::problems() {
   const std::string grace = indices_->failure();
   if (!grace.empty()) found.push_back({"ERR_KERNEL", "grace period", grace, "indices are not reused until the kernel grants one; see dmesg"});
   const std::string sweep = sweeps_ ? sweeps_->failure() : "";
-  if (!sweep.empty()) found.push_back({"ERR_KERNEL", "sockets", sweep, "UDP sockets of removed backends may be stuck; their programs must connect again"});
+  if (!sweep.empty()) found.push_back({"ERR_KERNEL", "sweep", sweep, "UDP sockets of removed backends may be stuck; their programs must connect again"});
   return found;
 }
 

@@ -114,7 +114,7 @@ describe('status', () => {
     expect(await lb.verify()).toMatchObject({
       ok: false,
       problems: native.foundProblems,
-      canaries: [{ hook: 'socket', ok: true, tookMs: 0.5 }],
+      canaries: [{ hook: 'socket', target: '/sys/fs/cgroup', ok: true, tookMs: 0.5 }],
     });
   });
 });
@@ -122,7 +122,7 @@ describe('status', () => {
 describe('verify', () => {
   it('is ok when nothing is wrong', async () => {
     const { lb } = await openStub();
-    expect(await lb.verify()).toEqual({ ok: true, problems: [], canaries: [{ hook: 'socket', ok: true, tookMs: 0.5 }] });
+    expect(await lb.verify()).toEqual({ ok: true, problems: [], canaries: [{ hook: 'socket', target: '/sys/fs/cgroup', ok: true, tookMs: 0.5 }] });
   });
 });
 
@@ -154,6 +154,23 @@ describe("the event 'error'", () => {
     const lb = await failInBackground((error) => errors.push(error));
     expect(errors.map(({ code }) => code)).toEqual(['ERR_LAYOUT', 'ERR_LAYOUT']);
     expect(lb.status().problems).toEqual([]);
+  });
+
+  it('tells what the addon met in the background, and status() says it once', async () => {
+    const { lb, native } = await openStub();
+    const failure = { code: 'ERR_KERNEL', operation: 'sweep', object: 'sockets', message: 'Too many open files; connect again', errno: -24 };
+    const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    native.fail(failure);
+    expect(lb.status().problems).toEqual([
+      { code: 'ERR_KERNEL', object: 'sweep', message: 'sweep sockets: EMFILE, Too many open files', remedy: 'connect again' },
+    ]);
+    native.foundProblems = [{ code: 'ERR_KERNEL', object: 'sweep', message: 'now', remedy: 'r' }];
+    expect(lb.status().problems).toEqual(native.foundProblems);
+    warn.mockRestore();
+    const errors: LoadBalancerError[] = [];
+    lb.on('error', (error) => errors.push(error));
+    native.fail(failure);
+    expect(errors).toMatchObject([{ name: 'LoadBalancerError', code: 'ERR_KERNEL', operation: 'sweep', errnoName: 'EMFILE' }]);
   });
 
   it('with no listener becomes a problem of status and one warning, never a crash', async () => {

@@ -184,8 +184,15 @@ export class StubBalancer implements NativeBalancer {
     return [{ name: 'frontends4', entries: 1, capacity: 65536, bytes: 4096 }];
   }
 
+  /** As the addon does when something fails in the background. */
+  fail: (failure: NativeFailure) => void = () => {};
+
+  onFailure(tell: (failure: NativeFailure) => void) {
+    this.fail = tell;
+  }
+
   async verify() {
-    return { problems: this.foundProblems, canaries: [{ hook: 'socket', ok: this.canaryOk, tookMs: 0.5 }] };
+    return { problems: this.foundProblems, canaries: [{ hook: 'socket', target: '/sys/fs/cgroup', ok: this.canaryOk, tookMs: 0.5 }] };
   }
 
   problems(): NativeProblem[] {
