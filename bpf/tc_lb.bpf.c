@@ -7,6 +7,7 @@
 #include <linux/pkt_cls.h>
 
 #include "abi.h"
+#include "answers.h"
 #include "config.h"
 #include "deliver.h"
 #include "dsr.h"
@@ -26,11 +27,11 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 	enum lb_reason reason;
 
 	if (work->packet.hops <= 1)
-		return lb_throw_away(LB_REASON_HOP_LIMIT, 0);
+		return lb_refuse(skb, LB_REASON_HOP_LIMIT, 0, 0);
 	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
 	reason = lb_way_reason(&work->way);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
-		return lb_throw_away(reason, 0);
+		return lb_refuse(skb, reason, 0, lb_way_mtu(work));
 	if (!lb_rewrite(skb, &work->packet, &work->to, 1))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_send_out(skb, &work->way);
@@ -109,7 +110,7 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	work->region = region.first;
 	reason = lb_to_backend(skb);
 	if (reason != LB_REASON_FORWARDED)
-		return lb_throw_away(reason, region.line->head.service);
+		return lb_refuse(skb, reason, region.line->head.service, 0);
 	return lb_send_to_backend(skb, work);
 }
 

@@ -30,7 +30,8 @@ export type Reason =
   | 'hop-limit'
   | 'fragment-without-first'
   | 'sctp-port'
-  | 'dsr-port';
+  | 'dsr-port'
+  | 'answer-limited';
 
 export interface ReasonInfo {
   number: number;
@@ -215,6 +216,12 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'The backend\'s port is another than the frontend\'s, and the DSR dispatch \'l2\' leaves packets as they are.',
     remedy: 'Give the backends the port of the frontend, or use the dispatch \'ipip\'.',
   },
+  'answer-limited': {
+    number: 30,
+    verdict: 'drop',
+    sentence: 'The packet was to be refused with a TCP reset or an ICMP error, and more of these were due than are sent in a second.',
+    remedy: 'Look for what sends so much to a service without backends, or with so few hops or so great packets; the limit is no setting.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -248,4 +255,5 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [27, 'fragment-without-first'],
   [28, 'sctp-port'],
   [29, 'dsr-port'],
+  [30, 'answer-limited'],
 ]);

@@ -118,4 +118,19 @@ struct {
 	__type(value, struct lb_fragment);
 } lb_fragments SEC(".maps");
 
+/* Kind -> how many answers to refused packets may be sent now, of all CPUs.
+ * Written by the program at tc that sends one. */
+enum lb_budget_kind { LB_BUDGET_ICMP, LB_BUDGET_RESETS, LB_BUDGETS };
+struct lb_budget {
+	struct bpf_spin_lock lock;
+	__u32 tokens;
+	__u64 at; /* millisecond of CLOCK_MONOTONIC that they were last added to */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LB_BUDGETS);
+	__type(key, __u32);
+	__type(value, struct lb_budget);
+} lb_budgets SEC(".maps");
+
 #endif

@@ -63,7 +63,9 @@ enum lb_reason {
 	LB_REASON_SCTP_PORT = 28,
 	/* drop: The backend's port is another than the frontend's, and the DSR dispatch 'l2' leaves packets as they are. */
 	LB_REASON_DSR_PORT = 29,
-	LB_REASON_COUNT = 30, /* of an array indexed by reason */
+	/* drop: The packet was to be refused with a TCP reset or an ICMP error, and more of these were due than are sent in a second. */
+	LB_REASON_ANSWER_LIMITED = 30,
+	LB_REASON_COUNT = 31, /* of an array indexed by reason */
 };
 
 #endif
