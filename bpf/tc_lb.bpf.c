@@ -15,6 +15,7 @@
 #include "forward.h"
 #include "frontend.h"
 #include "maps.h"
+#include "masquerade.h"
 #include "packet.h"
 #include "reasons.h"
 #include "work.h"
@@ -100,7 +101,7 @@ int lb_tc_ingress(struct __sk_buff *skb)
 			return lb_let_pass(LB_REASON_NOT_BALANCED);
 	}
 	if (lb_is_for_snat(&work->packet) && lb_to_client(skb))
-		return lb_translate_out(skb, work);
+		return work->mode == LB_MODE_MASQUERADE ? lb_translate_in(skb, work) : lb_translate_out(skb, work);
 	lb_flow_of_packet(&work->flow, &work->packet);
 	reason = lb_frontend_find(&work->flow, &region);
 	if (reason == LB_REASON_NOT_A_SERVICE)
@@ -118,13 +119,20 @@ SEC("tc")
 int lb_tc_egress(struct __sk_buff *skb)
 {
 	struct lb_work *work = lb_work();
+	enum lb_reason reason;
 
 	if (!work)
 		return TC_ACT_UNSPEC;
 	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
 		return TC_ACT_UNSPEC;
-	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL)
-		return TC_ACT_UNSPEC;
+	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL) {
+		if (lb_role != LB_ROLE_EXTERNAL)
+			return TC_ACT_UNSPEC;
+		reason = lb_masquerade(skb);
+		if (reason == LB_REASON_NOT_BALANCED)
+			return TC_ACT_UNSPEC;
+		return reason == LB_REASON_FORWARDED ? lb_translate_in(skb, work) : lb_throw_away(reason, 0);
+	}
 	if (work->overhead && work->packet.protocol == LB_IPPROTO_TCP && work->packet.flags & LB_TCP_SYN &&
 	    !lb_clamp_segments(skb, &work->packet, work->overhead))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);

@@ -74,7 +74,7 @@ int lb_xdp(struct xdp_md *xdp)
 	if (work->packet.part != LB_WHOLE)
 		return XDP_PASS;
 	if (lb_is_for_snat(&work->packet) && lb_to_client(xdp))
-		return lb_translate_out(xdp, work);
+		return work->mode == LB_MODE_MASQUERADE ? lb_let_pass(LB_REASON_HANDED_OVER) : lb_translate_out(xdp, work);
 	lb_flow_of_packet(&work->flow, &work->packet);
 	reason = lb_frontend_find(&work->flow, &region);
 	if (reason == LB_REASON_NOT_A_SERVICE)

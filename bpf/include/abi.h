@@ -458,7 +458,12 @@ struct lb_local_key {
 	__be32 address[4];
 };
 
-enum lb_mode { LB_MODE_LOCAL = 0, LB_MODE_SNAT = 1, LB_MODE_DSR = 2 };
+enum lb_mode {
+	LB_MODE_LOCAL = 0,
+	LB_MODE_SNAT = 1,
+	LB_MODE_DSR = 2,
+	LB_MODE_MASQUERADE = 3, /* no service's: a workload's connection to outside; service and backend are where it goes */
+};
 /* What was seen of a connection. TCP: the flags that either side sent. */
 enum lb_life {
 	LB_LIFE_OPENED = 1 << 0,     /* more than SYNs, or UDP in both directions */

@@ -187,6 +187,17 @@ LB_INLINE bool lb_uses_dsr(const struct lb_node *node, const struct lb_head *hea
 	return dsr & LB_DSR_ALL || head->flags & LB_REGION_DSR;
 }
 
+LB_INLINE enum lb_reason lb_source_of_node(struct lb_work *work, const struct lb_node *node)
+{
+	__builtin_memset(work->source, 0, sizeof(work->source));
+	if (work->packet.family == LB_IPV4) {
+		work->source[0] = node->address4;
+		return work->source[0] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
+	}
+	lb_address_copy(work->source, node->address6);
+	return work->source[0] | work->source[1] | work->source[2] | work->source[3] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
+}
+
 /* How packets get to the chosen backend, and what their source becomes. */
 LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_node *node, const struct lb_head *head,
 					const struct lb_choice *choice)
@@ -205,13 +216,7 @@ LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_no
 		return LB_REASON_FORWARDED;
 	}
 	work->mode = LB_MODE_SNAT;
-	__builtin_memset(work->source, 0, sizeof(work->source));
-	if (p->family == LB_IPV4) {
-		work->source[0] = node->address4;
-		return work->source[0] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
-	}
-	lb_address_copy(work->source, node->address6);
-	return work->source[0] | work->source[1] | work->source[2] | work->source[3] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
+	return lb_source_of_node(work, node);
 }
 
 /* Chooses a backend for a new connection, and how packets get there. */
