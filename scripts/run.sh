@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `npm run demo`, `npm test` and their like have in common: install what is missing, build what is out of date, then the thing itself.
-#   run.sh demo|test|accept|bench|test:kernels [ARGUMENT]...
+#   run.sh demo|test|accept|bench|fuzz|test:kernels [ARGUMENT]...
 # Set-up talks on standard error only; standard output belongs to the thing.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,8 +11,9 @@ what=${1:-}
 case $what in
 	demo) parts='addon ts examples' ;;
 	bench) parts='addon ts' ;;
+	fuzz) parts='bpf' ;;
 	test | accept | test:kernels) parts='addon stop ts examples' ;;
-	*) echo "usage: run.sh demo|test|accept|bench|test:kernels [ARGUMENT]..." >&2; exit 2 ;;
+	*) echo "usage: run.sh demo|test|accept|bench|fuzz|test:kernels [ARGUMENT]..." >&2; exit 2 ;;
 esac
 
 scripts/setup.sh >&2
@@ -24,5 +25,6 @@ case $what in
 	test) exec node scripts/test.mjs "$@" ;;
 	accept) exec node scripts/test.mjs --accept "$@" ;;
 	bench) exec node bench/run.mjs "$@" ;;
+	fuzz) exec node test/packets/fuzz.mjs "$@" ;;
 	test:kernels) exec test/kernels/run "$@" ;;
 esac

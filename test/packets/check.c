@@ -9,10 +9,10 @@
 
 #define ICMPV6 58
 
-static const struct definition *service_at(const struct world *w, const struct view *v)
+static const struct definition *service_at(const struct world *w, uint8_t protocol, const struct endpoint *at)
 {
 	for (int i = 0; i < w->count; i++)
-		if (w->defined[i].protocol == v->protocol && same(w->defined[i].at, v->destination))
+		if (w->defined[i].protocol == protocol && same(w->defined[i].at, *at))
 			return &w->defined[i];
 	return NULL;
 }
@@ -44,6 +44,11 @@ static bool is_ours(const struct world *w, const struct endpoint *e)
 		if (same_address(e, &w->defined[i].at))
 			return true;
 	return false;
+}
+
+static bool is_snat_port(const struct world *w, __be16 port)
+{
+	return ntohs(port) >= w->node->snat_low && ntohs(port) <= w->node->snat_high;
 }
 
 /* Everything that forwarding has no business with. */
@@ -82,23 +87,26 @@ static const char *check_to_backend(const struct world *w, const struct definiti
 {
 	struct flow f = { .client = before->source, .service = before->destination, .protocol = before->protocol };
 	struct endpoint node = node_address(w, before->family);
+	bool keeps_port;
 	int i = 0;
 
 	while (i < d->count && !same(d->backend[i], after->destination))
 		i++;
 	if (i == d->count)
 		return "a packet for a service goes to none of its backends";
-	f.local = d->local >> i & 1;
+	/* A backend that calls itself has to see somebody else. */
+	f.local = d->local >> i & 1 && !same_address(&before->source, &after->destination);
 	f.backend = after->destination;
 	f.source = after->source;
 	if (f.local == forwarded)
 		return f.local ? "a packet for a local backend was sent out" : "a packet for a remote backend was not sent out";
-	if (f.local && !same(after->source, before->source))
+	if (f.local && !same_address(&after->source, &before->source))
 		return "a local backend does not see the client";
 	if (!f.local && !same_address(&after->source, &node))
 		return "a remote backend does not see this node";
-	if (!f.local && before->protocol != IPPROTO_SCTP &&
-	    (ntohs(after->source.port) < w->node->snat_low || ntohs(after->source.port) > w->node->snat_high))
+	/* A local backend sees another port, too, when the client's is taken by another service with the same backend. */
+	keeps_port = f.local || before->protocol == IPPROTO_SCTP;
+	if (!is_snat_port(w, after->source.port) && !(keeps_port && after->source.port == before->source.port))
 		return "a source port that is none of SNAT";
 	*full = !model_learn(&f);
 	return NULL;
@@ -106,13 +114,33 @@ static const char *check_to_backend(const struct world *w, const struct definiti
 
 static const char *check_to_client(const struct flow *f, const struct view *after, bool forwarded)
 {
+	struct flow seen = *f;
+
 	if (f->local == forwarded)
 		return "an answer left by the wrong way";
 	if (!same(after->source, f->service))
 		return "an answer does not come from its service";
 	if (!same(after->destination, f->client))
 		return "an answer goes to somebody else";
+	model_learn(&seen);
 	return NULL;
+}
+
+/* Of a connection whose packets so far came to nothing: it went to nobody yet, but who asked what is known. */
+static const struct flow *flow_of_lost_request(const struct world *w, const struct flow *known, const struct view *before,
+					       const struct view *after, bool forwarded)
+{
+	const struct flow *asked = model_by_client(before->protocol, &after->destination, &after->source);
+	const struct definition *d = service_at(w, after->protocol, &after->source);
+	struct flow f = { .client = after->destination, .service = after->source, .backend = before->source, .source = before->destination,
+			  .protocol = before->protocol, .local = !forwarded };
+
+	if (!asked || !d || !asked->lost || (known && known->seen > asked->lost))
+		return known;
+	for (int i = 0; i < d->count; i++)
+		if (same(d->backend[i], before->source) && model_learn(&f))
+			return model_by_backend(f.protocol, &f.backend, &f.source);
+	return known;
 }
 
 /* An answer of ours: a reset, an echo reply or an error. */
@@ -181,12 +209,14 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 		*fate = FATE_ERROR;
 		return check_error(in, &before, out, &after);
 	}
-	d = in->hook == HOOK_INGRESS || in->hook == HOOK_XDP ? service_at(w, &before) : NULL;
+	d = in->hook == HOOK_INGRESS || in->hook == HOOK_XDP ? service_at(w, before.protocol, &before.destination) : NULL;
 	f = model_by_backend(before.protocol, &before.source, &before.destination);
 	if (before.later) {
 		*fate = FATE_TO_BACKEND;
 		return NULL; /* its ports are those of another packet */
 	}
+	if (!d && !(f && same(after.source, f->service) && same(after.destination, f->client)))
+		f = flow_of_lost_request(w, f, &before, &after, forwarded);
 	if (!f && (!d || !d->count || after.protocol != before.protocol)) {
 		*fate = FATE_ANSWERED;
 		return check_answer(w, &before, out, &after);
@@ -198,6 +228,15 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	return wrong ? wrong : rest_is_same(in, &before, out, &after);
 }
 
+/* Connections are made before it is known whether there is a way. */
+static void note_request(const struct world *w, const struct input *in, bool *full)
+{
+	struct view v;
+
+	if (view_read(in->frame, in->length, &v) && service_at(w, v.protocol, &v.destination))
+		*full = !model_ask(v.protocol, &v.source, &v.destination);
+}
+
 const char *check(const struct world *w, const struct input *in, const struct result *out, enum fate *fate, bool *model_is_full)
 {
 	bool xdp = in->hook == HOOK_XDP, same_bytes = in->length == out->length && !memcmp(in->frame, out->frame, in->length);
@@ -207,8 +246,10 @@ const char *check(const struct world *w, const struct input *in, const struct re
 	*fate = dropped ? FATE_DROPPED : FATE_PASSED;
 	if (!dropped && !passed && !forwarded)
 		return "a verdict that is none of ours";
-	if (dropped || (passed && same_bytes))
+	if (dropped || (passed && same_bytes)) {
+		note_request(w, in, model_is_full);
 		return NULL;
+	}
 	if (same_bytes)
 		return "sent out as it came in";
 	if (xdp && passed)

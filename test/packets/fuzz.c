@@ -91,6 +91,7 @@ bool fuzz_run(struct world *w, int hook, uint64_t packets, uint32_t seed)
 	model_clear();
 	world_forget(w);
 	for (done = 0; done < packets && good; done++) {
+		model_clock = done + 1;
 		mutate_next(w, &in);
 		if (!in.device)
 			in.device = ext;

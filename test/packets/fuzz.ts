@@ -3,7 +3,7 @@ import { build, type Known } from './build.js';
 import { concerns } from './fixtures/index.js';
 import { LineProgram } from './lines.js';
 import { objects, program } from './program.js';
-import { snatPorts, worldLines } from './world.js';
+import { snatPorts, v4, v6, worldLines } from './world.js';
 
 export interface FuzzOptions {
   packets: number;
@@ -22,6 +22,8 @@ export async function fuzz({ packets, seed, hook = 'all', variant = 'current', p
   try {
     await runner.read();
     for (const line of worldLines()) runner.write(line);
+    // Ports for the many flows that there are at a time.
+    runner.write(`node ${v4.node} ${v6.node} ${snatPorts.low} ${snatPorts.low + 19_999}`);
     for (const fixture of Object.values(concerns).flat())
       for (const { send, hook: entry = 'ingress', device = 'ext' } of fixture.steps)
         runner.write(`seed ${entry} ${device} ${Buffer.from(build(send, anyPort)).toString('hex')}`);

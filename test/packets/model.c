@@ -6,6 +6,7 @@
 #define FLOWS (1u << 17)
 #define SLOTS (1u << 19)
 
+uint64_t model_clock;
 static struct flow flows[FLOWS];
 static uint32_t flow_count, by_backend[SLOTS], by_client[SLOTS]; /* number of the flow, from 1 */
 
@@ -66,16 +67,35 @@ bool model_learn(const struct flow *f)
 	uint32_t *client = find(by_client, is_clients, f->protocol, &f->client, &f->service);
 
 	/* Flows are added and not edited: both tables lead to the last one that had their pair. */
-	if (*backend && *backend == *client)
+	if (*backend && *backend == *client) {
+		flows[*backend - 1].seen = model_clock;
 		return true;
+	}
 	if (flow_count == FLOWS)
 		return false;
-	flows[flow_count++] = *f;
+	flows[flow_count] = *f;
+	flows[flow_count++].seen = model_clock;
 	*backend = *client = flow_count;
+	return true;
+}
+
+bool model_ask(uint8_t protocol, const struct endpoint *client, const struct endpoint *service)
+{
+	uint32_t *n = find(by_client, is_clients, protocol, client, service);
+
+	if (!*n) {
+		if (flow_count == FLOWS)
+			return false;
+		flows[flow_count++] = (struct flow){ .client = *client, .service = *service, .protocol = protocol };
+		*n = flow_count;
+	}
+	flows[*n - 1].lost = model_clock;
 	return true;
 }
 
 const struct flow *model_pick(uint32_t random)
 {
-	return flow_count ? &flows[random % flow_count] : NULL;
+	const struct flow *f = flow_count ? &flows[random % flow_count] : NULL;
+
+	return f && f->backend.family ? f : NULL;
 }
