@@ -23,7 +23,7 @@ export interface Step {
   device?: Device;
   /** Every byte. */
   out?: Packet;
-  /** The fields that are promised, of the layers of the answer; and of the packet that it quotes. */
+  /** The fields that are promised, of the layers of the answer; and of the first layers that it quotes. */
   answer?: Partial<Layer>[];
   quoted?: Partial<Layer>[];
   /** `forward` that XDP may leave to tc. */

@@ -170,6 +170,6 @@ export class Runner {
       expectFrame(out, build(step.out, known));
     } else if (!step.answer) throw new Error(`fixture: ${step.outcome} needs out or answer`);
     if (step.answer) expect(came.layers).toMatchObject(step.answer);
-    if (step.quoted) expect(came.quoted).toMatchObject(step.quoted);
+    if (step.quoted) expect(came.quoted?.slice(0, step.quoted.length)).toMatchObject(step.quoted);
   }
 }
