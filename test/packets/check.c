@@ -143,8 +143,40 @@ static const struct flow *flow_of_lost_request(const struct world *w, const stru
 	return known;
 }
 
-/* An answer of ours: a reset, an echo reply or an error. */
-static const char *check_answer(const struct world *w, const struct view *before, const struct result *out, const struct view *after)
+static bool is_one_host(const struct endpoint *e)
+{
+	const uint8_t *bytes = (const uint8_t *)e->address;
+	static const uint8_t nobody[16];
+
+	if (e->family == LB_IPV4)
+		return bytes[0] && bytes[0] != 127 && bytes[0] < 224;
+	return bytes[0] != 0xff && (memcmp(bytes, nobody, 15) || bytes[15] > 1);
+}
+
+static uint32_t read32(const uint8_t *p) { return (uint32_t)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
+
+/* RFC 9293, 3.10.7.1. */
+static const char *check_reset(const struct input *in, const struct view *before, const uint8_t *reset)
+{
+	const uint8_t *tcp = in->frame + before->transport;
+	uint32_t length = before->end - before->transport - (tcp[12] >> 4) * 4 + !!(tcp[13] & 2) + (tcp[13] & 1);
+
+	if (before->protocol != IPPROTO_TCP || !(reset[13] & 4))
+		return "an answer of ours is no reset";
+	if (tcp[13] & 4)
+		return "a reset was answered with a reset";
+	if (memcmp(reset, tcp + 2, 2) || memcmp(reset + 2, tcp, 2))
+		return "a reset has other ports";
+	if (tcp[13] & 16)
+		return read32(reset + 4) == read32(tcp + 8) ? NULL : "a reset has another number than was acknowledged";
+	if (!(reset[13] & 16) || read32(reset + 8) != read32(tcp + 4) + length)
+		return "a reset does not acknowledge what was sent";
+	return NULL;
+}
+
+/* An answer of ours: a reset, an echo reply, or an error that quotes what it is about. */
+static const char *check_answer(const struct world *w, const struct input *in, const struct view *before, const struct result *out,
+				const struct view *after)
 {
 	const uint8_t *transport = out->frame + after->transport;
 	uint8_t type = transport[0];
@@ -155,13 +187,20 @@ static const char *check_answer(const struct world *w, const struct view *before
 		return "an answer of ours has a wrong checksum";
 	if (!is_ours(w, &after->source))
 		return "an answer of ours does not come from an address of ours";
+	if (!is_one_host(&before->source))
+		return "an answer of ours goes to no single host";
+	if (before->later)
+		return "a later fragment was answered";
 	if (after->protocol == IPPROTO_TCP)
-		return transport[13] & 4 ? NULL : "an answer of ours is no reset";
-	if (after->protocol == IPPROTO_ICMP && (type == 0 || type == 3 || type == 11))
-		return NULL;
-	if (after->protocol == ICMPV6 && (type == 129 || type == 1 || type == 2 || type == 3))
-		return NULL;
-	return "an answer of ours of a strange kind";
+		return check_reset(in, before, transport);
+	if (after->protocol == IPPROTO_ICMP ? type == 0 : after->protocol == ICMPV6 && type == 129)
+		return before->protocol == after->protocol ? NULL : "an echo reply without a request";
+	if (after->protocol == IPPROTO_ICMP ? type != 3 && type != 11 : after->protocol != ICMPV6 || (type != 1 && type != 2 && type != 3))
+		return "an answer of ours of a strange kind";
+	if (after->end - after->transport - 8 > before->end - before->network ||
+	    memcmp(transport + 8, in->frame + before->network, after->end - after->transport - 8))
+		return "an error quotes what was not sent";
+	return NULL;
 }
 
 /* An error about a flow: what it quotes says where it belongs. */
@@ -187,6 +226,15 @@ static const char *check_error(const struct input *in, const struct view *before
 			       NULL :
 			       "an error about a packet to the client does not reach the backend";
 	return "an error about an unknown flow was changed";
+}
+
+/* Connections are made before it is known whether there is a way. */
+static void note_request(const struct world *w, const struct input *in, bool *full)
+{
+	struct view v;
+
+	if (view_read(in->frame, in->length, &v) && service_at(w, v.protocol, &v.destination))
+		*full = !model_ask(v.protocol, &v.source, &v.destination);
 }
 
 static const char *check_changed(const struct world *w, const struct input *in, const struct result *out, bool forwarded, enum fate *fate,
@@ -217,24 +265,16 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	}
 	if (!d && !(f && same(after.source, f->service) && same(after.destination, f->client)))
 		f = flow_of_lost_request(w, f, &before, &after, forwarded);
-	if (!f && (!d || !d->count || after.protocol != before.protocol)) {
+	if ((!f && (!d || !d->count)) || after.protocol != before.protocol) {
 		*fate = FATE_ANSWERED;
-		return check_answer(w, &before, out, &after);
+		note_request(w, in, full);
+		return check_answer(w, in, &before, out, &after);
 	}
 	*fate = f ? FATE_TO_CLIENT : FATE_TO_BACKEND;
 	wrong = f ? check_to_client(f, &after, forwarded) : check_to_backend(w, d, &before, &after, forwarded, full);
 	if (!wrong)
 		wrong = hops_are_right(&before, &after, forwarded);
 	return wrong ? wrong : rest_is_same(in, &before, out, &after);
-}
-
-/* Connections are made before it is known whether there is a way. */
-static void note_request(const struct world *w, const struct input *in, bool *full)
-{
-	struct view v;
-
-	if (view_read(in->frame, in->length, &v) && service_at(w, v.protocol, &v.destination))
-		*full = !model_ask(v.protocol, &v.source, &v.destination);
 }
 
 const char *check(const struct world *w, const struct input *in, const struct result *out, enum fate *fate, bool *model_is_full)

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#define FLOWS (1u << 17)
-#define SLOTS (1u << 19)
+#define FLOWS (1u << 14)
+#define SLOTS (1u << 16)
 
 uint64_t model_clock;
 static struct flow flows[FLOWS];
