@@ -13,7 +13,9 @@
 #include "dsr.h"
 #include "dsr_receive.h"
 #include "forward.h"
+#include "fragments.h"
 #include "frontend.h"
+#include "icmp.h"
 #include "maps.h"
 #include "masquerade.h"
 #include "packet.h"
@@ -32,7 +34,7 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
 	reason = lb_way_reason(&work->way);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
-		return lb_refuse(skb, reason, 0, lb_way_mtu(work));
+		return lb_refuse(skb, reason, 0, lb_way_mtu(work, 0));
 	if (!lb_rewrite(skb, &work->packet, &work->to, 1))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_send_out(skb, &work->way);
@@ -55,7 +57,7 @@ LB_INLINE int lb_send_to_backend(struct __sk_buff *skb, struct lb_work *work)
 		return lb_translate_out(skb, work);
 	reason = lb_dsr_way(skb);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
-		return lb_throw_away(reason, 0);
+		return lb_refuse(skb, reason, 0, lb_way_mtu(work, work->dispatch == LB_DISPATCH_L2 ? 0 : work->outer.length));
 	if (!lb_dsr_wrap(skb))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_send_out(skb, &work->way);
@@ -81,6 +83,54 @@ LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work, enum lb_rea
 	return lb_send_to_backend(skb, work);
 }
 
+/* An error about a connection goes the way of its packets. About errors nobody is told. */
+LB_INLINE int lb_send_error(struct __sk_buff *skb, struct lb_work *work)
+{
+	const struct lb_node *node = lb_node_settings();
+	enum lb_reason reason;
+	bool as_it_is;
+
+	if (!node)
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	if (work->mode == LB_MODE_LOCAL) {
+		if (!lb_error_rewrite(skb, 0))
+			return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+		return lb_end(LB_REASON_ICMP_RELATED, LB_REWRITTEN);
+	}
+	/* With DSR on the link the backend knows the client's terms. The other kinds translate at its node; the error goes there unwrapped.
+	 */
+	as_it_is = work->mode == LB_MODE_DSR && node->dispatch == LB_DISPATCH_L2;
+	if (work->packet.hops <= 1)
+		return lb_throw_away(LB_REASON_HOP_LIMIT, 0);
+	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
+	reason = lb_way_reason(&work->way);
+	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
+		return lb_throw_away(reason, 0);
+	if (!as_it_is && !lb_error_rewrite(skb, 1))
+		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	lb_count_verdict(LB_THIS_HOOK, LB_REASON_ICMP_RELATED);
+	return lb_send_out(skb, &work->way);
+}
+
+LB_INLINE int lb_icmp_in(struct __sk_buff *skb, struct lb_work *work)
+{
+	enum lb_reason reason = lb_echo(skb);
+
+	if (reason == LB_REASON_ECHO_ANSWERED) {
+		lb_count_verdict(LB_THIS_HOOK, reason);
+		return bpf_redirect(skb->ifindex, 0);
+	}
+	if (reason != LB_REASON_NOT_BALANCED)
+		return lb_throw_away(reason, 0);
+	return lb_error_look(skb, 0) ? lb_send_error(skb, work) : lb_let_pass(reason);
+}
+
+/* A later fragment without ports. */
+LB_INLINE int lb_fragment_in(struct __sk_buff *skb, struct lb_work *work)
+{
+	return lb_fragment_is_lost(skb, work) ? lb_throw_away(LB_REASON_FRAGMENT_WITHOUT_FIRST, 0) : lb_let_pass(LB_REASON_NOT_BALANCED);
+}
+
 SEC("tc")
 int lb_tc_ingress(struct __sk_buff *skb)
 {
@@ -92,6 +142,8 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	if (!work)
 		return TC_ACT_UNSPEC;
 	readable = lb_read_packet(skb) && lb_has_ports(work->packet.protocol);
+	if (lb_is_icmp(&work->packet))
+		return lb_icmp_in(skb, work);
 	if (!readable || lb_may_be_peers(&work->packet)) {
 		int verdict = lb_unwrap(skb, work, &reason);
 
@@ -100,15 +152,24 @@ int lb_tc_ingress(struct __sk_buff *skb)
 		if (!readable || !lb_read_packet(skb))
 			return lb_let_pass(LB_REASON_NOT_BALANCED);
 	}
-	if (lb_is_for_snat(&work->packet) && lb_to_client(skb))
+	if (work->packet.part == LB_LATER_FRAGMENT && !lb_fragment_find(skb))
+		return lb_fragment_in(skb, work);
+	if (lb_is_for_snat(&work->packet) && lb_to_client(skb)) {
+		lb_fragment_note(skb, work);
 		return work->mode == LB_MODE_MASQUERADE ? lb_translate_in(skb, work) : lb_translate_out(skb, work);
+	}
 	lb_flow_of_packet(&work->flow, &work->packet);
 	reason = lb_frontend_find(&work->flow, &region);
-	if (reason == LB_REASON_NOT_A_SERVICE)
+	if (reason == LB_REASON_NOT_A_SERVICE) {
+		/* Or its later ones would be taken for those of a service. */
+		if (lb_is_service_address(work->packet.destination, work->packet.family))
+			lb_fragment_note(skb, work);
 		return lb_let_pass(reason);
+	}
 	if (reason != LB_REASON_FORWARDED)
 		return lb_throw_away(reason, 0);
 	work->region = region.first;
+	lb_fragment_note(skb, work);
 	reason = lb_to_backend(skb);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse(skb, reason, region.line->head.service, 0);
@@ -123,7 +184,11 @@ int lb_tc_egress(struct __sk_buff *skb)
 
 	if (!work)
 		return TC_ACT_UNSPEC;
-	if (!lb_read_packet(skb) || !lb_has_ports(work->packet.protocol))
+	if (!lb_read_packet(skb))
+		return TC_ACT_UNSPEC;
+	if (lb_is_icmp(&work->packet))
+		return lb_error_look(skb, 1) ? lb_send_error(skb, work) : TC_ACT_UNSPEC;
+	if (!lb_has_ports(work->packet.protocol) || (work->packet.part == LB_LATER_FRAGMENT && !lb_fragment_find(skb)))
 		return TC_ACT_UNSPEC;
 	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL) {
 		if (lb_role != LB_ROLE_EXTERNAL)
@@ -131,8 +196,10 @@ int lb_tc_egress(struct __sk_buff *skb)
 		reason = lb_masquerade(skb);
 		if (reason == LB_REASON_NOT_BALANCED)
 			return TC_ACT_UNSPEC;
-		return reason == LB_REASON_FORWARDED ? lb_translate_in(skb, work) : lb_throw_away(reason, 0);
+		if (reason != LB_REASON_FORWARDED)
+			return lb_throw_away(reason, 0);
 	}
+	lb_fragment_note(skb, work);
 	if (work->overhead && work->packet.protocol == LB_IPPROTO_TCP && work->packet.flags & LB_TCP_SYN &&
 	    !lb_clamp_segments(skb, &work->packet, work->overhead))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);

@@ -330,12 +330,12 @@ __noinline int lb_answer(lb_context *ctx, __u32 reason, __u32 mtu)
  * What fits through the way that the packet did not. Before 5.12 the kernel does not say; then it is told a size that every way of IPv6
  * takes, and that few of IPv4 do not, or the next of RFC 1191.
  */
-LB_INLINE __u32 lb_way_mtu(const struct lb_work *work)
+LB_INLINE __u32 lb_way_mtu(const struct lb_work *work, __u32 more)
 {
 	__u32 mtu = work->way.fib.mtu_result;
 
-	if (mtu && mtu < work->packet.length)
-		return mtu;
+	if (mtu > more && mtu - more < work->packet.length)
+		return mtu - more;
 	if (work->packet.family == LB_IPV6 || work->packet.length > 1280)
 		return 1280;
 	return work->packet.length > 1006 ? 1006 : work->packet.length > 508 ? 508 : 296;
@@ -344,9 +344,12 @@ LB_INLINE __u32 lb_way_mtu(const struct lb_work *work)
 /* Ends with a verdict that is no forward, and tells the sender if the reason is one to be told. */
 LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, __u32 mtu)
 {
+	struct lb_work *work = lb_work();
 	int answered = LB_NOT_ANSWERED;
 
-	if (reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG)
+	/* What a peer has sent on came by it: its link is not the way to the sender. */
+	if (work && !work->forced &&
+	    (reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG))
 		answered = lb_answer(ctx, reason, mtu);
 	if (answered == LB_ANSWERED) {
 		lb_throw_away(reason, service);

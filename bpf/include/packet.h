@@ -263,7 +263,8 @@ LB_INLINE __u32 lb_parse_link(lb_context *ctx, __be16 *type)
 	return at;
 }
 
-LB_INLINE bool lb_parse_ipv4(lb_context *ctx, struct lb_packet *p)
+/* `whole`: all of the packet has to be there. */
+LB_INLINE bool lb_parse_ipv4(lb_context *ctx, struct lb_packet *p, const bool whole)
 {
 	struct lb_ipv4 ip;
 	__u32 header;
@@ -272,8 +273,9 @@ LB_INLINE bool lb_parse_ipv4(lb_context *ctx, struct lb_packet *p)
 		return false;
 	header = (ip.version_length & 15) * 4;
 	p->length = bpf_ntohs(ip.length);
-	if (ip.version_length >> 4 != 4 || header < sizeof(ip) || p->length < header ||
-	    p->length > lb_frame_length(ctx) - p->l3)
+	if (ip.version_length >> 4 != 4 || header < sizeof(ip) || p->length < header)
+		return false;
+	if (whole && p->length > lb_frame_length(ctx) - p->l3)
 		return false;
 	p->family = LB_IPV4;
 	p->source[0] = ip.source;
@@ -293,14 +295,14 @@ LB_INLINE bool lb_parse_ipv4(lb_context *ctx, struct lb_packet *p)
 
 #define LB_EXTENSIONS 6
 
-LB_INLINE bool lb_parse_ipv6(lb_context *ctx, struct lb_packet *p)
+LB_INLINE bool lb_parse_ipv6(lb_context *ctx, struct lb_packet *p, const bool whole)
 {
 	struct lb_ipv6 ip;
 
 	if (!lb_load(ctx, p->l3, &ip, sizeof(ip)))
 		return false;
 	p->length = sizeof(ip) + bpf_ntohs(ip.length);
-	if ((ip.version_class_label & 0xf0) != 0x60 || p->length > lb_frame_length(ctx) - p->l3)
+	if ((ip.version_class_label & 0xf0) != 0x60 || (whole && p->length > lb_frame_length(ctx) - p->l3))
 		return false;
 	p->family = LB_IPV6;
 	lb_address_copy(p->source, ip.source);
@@ -376,9 +378,9 @@ LB_INLINE bool lb_parse_ports(lb_context *ctx, struct lb_packet *p)
 LB_INLINE bool lb_parse_network(lb_context *ctx, struct lb_packet *p, __be16 type)
 {
 	if (type == bpf_htons(LB_ETH_IPV4))
-		return lb_parse_ipv4(ctx, p);
+		return lb_parse_ipv4(ctx, p, true);
 	if (type == bpf_htons(LB_ETH_IPV6))
-		return lb_parse_ipv6(ctx, p);
+		return lb_parse_ipv6(ctx, p, true);
 	return false;
 }
 

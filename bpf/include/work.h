@@ -57,6 +57,8 @@ struct lb_work {
 	struct lb_offer offer[2];
 	struct lb_flow_key reply; /* of the backend's side */
 	struct lb_way_out way;
+	struct lb_packet quoted; /* by the ICMP error at hand */
+	struct lb_tuple inner;   /* what that packet becomes */
 	struct lb_outer outer; /* what DSR wraps the packet in, or what it came in */
 };
 
