@@ -4,7 +4,6 @@
 #define LB_FRAGMENTS_H
 
 #include "abi.h"
-#include "deliver.h"
 #include "forward.h"
 #include "icmp.h"
 #include "packet.h"
@@ -67,16 +66,12 @@ __noinline int lb_fragment_find(lb_context *ctx)
  */
 LB_INLINE bool lb_fragment_is_lost(lb_context *ctx, struct lb_work *work)
 {
-	struct lb_packet *p = &work->packet;
+	int result;
 
-	if (lb_role != LB_ROLE_EXTERNAL || !lb_is_service_address(p->destination, p->family))
+	if (lb_role != LB_ROLE_EXTERNAL || !lb_is_service_address(work->packet.destination, work->packet.family))
 		return false;
-	lb_address_copy(work->to.source, p->source);
-	lb_address_copy(work->to.destination, p->destination);
-	work->to.source_port = 0;
-	work->to.destination_port = 0;
-	lb_find_way(ctx, p, &work->to, &work->way, 0);
-	return work->way.result != BPF_FIB_LKUP_RET_NOT_FWDED;
+	result = lb_way_untranslated(ctx);
+	return result != BPF_FIB_LKUP_RET_NOT_FWDED && result != BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
 #endif

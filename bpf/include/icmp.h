@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "answers.h"
+#include "deliver.h"
 #include "forward.h"
 #include "packet.h"
 #include "packet_maps.h"
@@ -43,6 +44,21 @@ LB_INLINE bool lb_is_service_address(const __be32 *address, __u8 family)
 	return bpf_map_lookup_elem(&lb_addresses, &key);
 }
 
+/* What the routing table makes of the packet as it is: BPF_FIB_LKUP_RET_NOT_FWDED for what is for this node itself. */
+__noinline int lb_way_untranslated(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+
+	if (!work || !ctx)
+		return BPF_FIB_LKUP_RET_FWD_DISABLED;
+	lb_address_copy(work->to.source, work->packet.source);
+	lb_address_copy(work->to.destination, work->packet.destination);
+	work->to.source_port = 0;
+	work->to.destination_port = 0;
+	lb_find_way(ctx, &work->packet, &work->to, &work->way, 0);
+	return work->way.result;
+}
+
 /* ---- echo -------------------------------------------------------------------------------------------------------------------- */
 
 /* Swaps what a frame has at both places. */
@@ -70,7 +86,10 @@ LB_INLINE bool lb_echo_turn(lb_context *ctx, const struct lb_packet *p)
 	       !bpf_l3_csum_replace(ctx, p->l3 + 10, 0, lb_sum_fold32(lb_sum_change16(0, p->hops, hops)), 0);
 }
 
-/* Is the packet an echo request to a service? Then it is the reply now, and LB_REASON_ECHO_ANSWERED. LB_REASON_NOT_BALANCED: it is none. */
+/*
+ * Is the packet an echo request to a service? Then it is the reply now, and LB_REASON_ECHO_ANSWERED. LB_REASON_NOT_BALANCED: it is none, or
+ * for an address of this node, which answers by itself.
+ */
 __noinline int lb_echo(lb_context *ctx)
 {
 	struct lb_work *work = lb_work();
@@ -85,6 +104,8 @@ __noinline int lb_echo(lb_context *ctx)
 		return LB_REASON_NOT_BALANCED;
 	if (!lb_is_service_address(p->destination, p->family) || !lb_is_unicast(p->source, p->family) ||
 	    !lb_load(ctx, 0, link, sizeof(link)) || (link[0] | link[6]) & 1)
+		return LB_REASON_NOT_BALANCED;
+	if (lb_way_untranslated(ctx) == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return LB_REASON_NOT_BALANCED;
 	return lb_echo_turn(ctx, p) ? LB_REASON_ECHO_ANSWERED : LB_REASON_CORRUPT_INDEX;
 }
