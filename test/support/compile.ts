@@ -1,14 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** A small C program of test/support, built when it is older than its source. */
+/** A small C program of test/support, built when it is older than its source or a header there. */
 export function compile(name: string): string {
-  const source = fileURLToPath(new URL(`./${name}.c`, import.meta.url));
+  const directory = fileURLToPath(new URL('.', import.meta.url));
   const program = fileURLToPath(new URL(`../../build/test/${name}`, import.meta.url));
-  if (existsSync(program) && statSync(program).mtimeMs > statSync(source).mtimeMs) return program;
+  const sources = readdirSync(directory).filter((file) => file === `${name}.c` || file.endsWith('.h'));
+  const newest = Math.max(...sources.map((file) => statSync(path.join(directory, file)).mtimeMs));
+  if (existsSync(program) && statSync(program).mtimeMs > newest) return program;
   mkdirSync(path.dirname(program), { recursive: true });
-  execFileSync('gcc', ['-std=gnu11', '-Wall', '-O2', '-pthread', '-o', program, source]);
+  execFileSync('gcc', ['-std=gnu11', '-Wall', '-O2', '-pthread', '-o', program, path.join(directory, `${name}.c`)]);
   return program;
 }
