@@ -61,4 +61,21 @@ describe.each(familyNames)('$name', ({ family }) => {
     ]);
     expect(errors.map(({ error }) => error)).toEqual([family === 4 ? 'EHOSTUNREACH' : 'ENETUNREACH', 'ECONNREFUSED', 'ECONNREFUSED']);
   });
+
+  test('[2.1] a probe tells replies, and who said what is wrong', async () => {
+    const to = lab.backend('lb1-a', family);
+    const [exceeded, router] = [family === 4 ? { type: 11, code: 0 } : { type: 3, code: 0 }, addressIn('client', family, 1)];
+    expect(await lab.probe('icmp', to)).toEqual({ from: to.address });
+    expect(await lab.probe('udp', to)).toEqual({ from: to.address });
+    expect(await lab.probe('icmp', to, { hops: 1 })).toMatchObject({ from: router, ...exceeded });
+    expect(await lab.probe('udp', to, { hops: 1 })).toMatchObject({ from: router, ...exceeded });
+    const refused = family === 4 ? { type: 3, code: 3 } : { type: 1, code: 4 };
+    expect(await lab.probe('udp', { ...to, port: 9 })).toMatchObject({ from: to.address, ...refused });
+  });
+
+  test('[2.1] a flood leaves at its rate', async () => {
+    const { sent, ms } = await lab.flood({ address: addressIn('external', family, 1), port: 80 }, 8000, 4000);
+    expect(sent).toBe(4000);
+    expect(ms).toBeGreaterThan(400);
+  });
 });

@@ -1,5 +1,7 @@
 import type { BackendSpec, Endpoint, NodeConfig } from 'ebpf-lb';
 import { Lab } from 'ebpf-lb/lab';
+import { compile } from './compile.js';
+import { slow } from './fixture.js';
 import { serveTraffic, TrafficClient } from './traffic.js';
 
 /*
@@ -60,6 +62,18 @@ export const addressIn = (range: Range, family: Family, n: number): string =>
 export const clientAddress = (family: Family, which: 0 | 1 = 0): string => addressIn('client', family, 2 + which);
 
 export const serverPort = 8080;
+
+/** Sources of floods; answers to them end at the client. */
+const floodSources: Pair<string> = { 4: '198.18.0.0/15', 6: '2001:db8:200::/64' };
+
+export interface Probed {
+  error?: string;
+  from?: string;
+  /** Of an ICMP error. */
+  type?: number;
+  code?: number;
+  mtu?: number;
+}
 
 export interface PacketLabOptions {
   /** MTU of the link between client and router. */
@@ -153,6 +167,18 @@ export class PacketLab {
     return { address: this.lab.address(workload, family), port, node: this.machineOf(workload) };
   }
 
+  /** One packet from the client, and what comes of it (probe.c). */
+  async probe(kind: 'icmp' | 'udp', to: Endpoint, { hops = 64, bytes = 56, patienceMs = 1000 } = {}): Promise<Probed> {
+    const command = [compile('probe'), kind, to.address, to.port, hops, bytes, patienceMs * slow];
+    return JSON.parse(await this.lab.run('client', command.map(String))) as Probed;
+  }
+
+  /** SYNs from addresses that nobody has (flood.c); resolves when all are sent. */
+  async flood(to: Endpoint, perSecond: number, count: number): Promise<{ sent: number; ms: number }> {
+    const command = [compile('flood'), to.address, to.port, perSecond, count];
+    return JSON.parse(await this.lab.run('client', command.map(String))) as { sent: number; ms: number };
+  }
+
   client(namespace = 'client'): TrafficClient {
     return new TrafficClient(this.lab, namespace);
   }
@@ -172,11 +198,17 @@ export class PacketLab {
     const onSwitch = (machine: Machine) => machine !== 'node3';
     await this.#ip('client', [
       ...both((family) => `route add default via ${addressIn('client', family, 1)}`),
+      ...both((family) => `route add blackhole ${floodSources[family]}`),
       ...both(
         (family) =>
           `addr add ${clientAddress(family, 1)}/${family === 4 ? '24' : '64 nodad preferred_lft 0'} dev ${this.lab.device('client')}`,
       ),
     ]);
+    await this.lab.run('client', ['sh', '-ec', 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range']);
+    await this.#ip(
+      'router',
+      both((family) => `route add ${floodSources[family]} via ${clientAddress(family)}`),
+    );
     const viaOf = (machine: Machine, family: Family) =>
       onSwitch(machine) ? this.lab.address(machine, family) : `${front(machine)[family]}2`;
     await this.#ip(

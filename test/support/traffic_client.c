@@ -13,6 +13,7 @@
 #include <err.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 #include <time.h>
 
 enum { SOCKETS = 4096, IN_FLIGHT = 16 };
@@ -267,8 +268,10 @@ static void *run(void *arg)
 
 int main(void)
 {
+	struct rlimit files = {SOCKETS, SOCKETS};
 	char line[LINE];
 
+	setrlimit(RLIMIT_NOFILE, &files);
 	while (fgets(line, sizeof(line), stdin)) {
 		struct command *command = calloc(1, sizeof(*command));
 		pthread_t thread;
