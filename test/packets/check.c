@@ -112,6 +112,33 @@ static const char *check_to_backend(const struct world *w, const struct definiti
 	return NULL;
 }
 
+/* Direct server return: the packet as it came, one hop on, in an outer header to a backend. */
+static const char *check_wrapped(const struct world *w, const struct definition *d, const struct input *in, const struct view *before,
+				 const struct result *out, const struct view *outer)
+{
+	static struct result inner;
+	struct endpoint node = node_address(w, outer->family);
+	struct view after;
+	const char *wrong;
+	int i = 0;
+
+	while (i < d->count && !same_address(&d->backend[i], &outer->destination))
+		i++;
+	if (i == d->count || !same_address(&outer->source, &node))
+		return "an outer header is not from this node to a backend";
+	if (outer->network_error)
+		return "an outer header has a wrong checksum";
+	inner.length = before->network + out->length - outer->transport;
+	memcpy(inner.frame, in->frame, before->network);
+	memcpy(inner.frame + before->network, out->frame + outer->transport, out->length - outer->transport);
+	if (!view_read(inner.frame, inner.length, &after))
+		return "a wrapped packet contradicts itself";
+	if (!same(after.source, before->source) || !same(after.destination, before->destination))
+		return "a wrapped packet has other addresses than before";
+	wrong = hops_are_right(before, &after, true);
+	return wrong ? wrong : rest_is_same(in, before, &inner, &after);
+}
+
 static const char *check_to_client(const struct flow *f, const struct view *after, bool forwarded)
 {
 	struct flow seen = *f;
@@ -265,6 +292,10 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	}
 	if (!d && !(f && same(after.source, f->service) && same(after.destination, f->client)))
 		f = flow_of_lost_request(w, f, &before, &after, forwarded);
+	if (d && d->flags & LB_REGION_DSR && forwarded && (after.protocol == IPPROTO_IPIP || after.protocol == IPPROTO_IPV6)) {
+		*fate = FATE_TO_BACKEND;
+		return check_wrapped(w, d, in, &before, out, &after);
+	}
 	if ((!f && (!d || !d->count)) || after.protocol != before.protocol) {
 		*fate = FATE_ANSWERED;
 		note_request(w, in, full);

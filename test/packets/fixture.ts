@@ -32,8 +32,13 @@ export interface Step {
   reason?: string;
 }
 
+/** Of services with DSR: numbers of enum lb_dispatch. */
+export const dispatches = { ipip: 0, geneve: 1, option: 2, l2: 3 };
+
 export interface Fixture {
   name: string;
+  /** Default 'ipip'. */
+  dispatch?: keyof typeof dispatches;
   steps: Step[];
 }
 

@@ -5,6 +5,7 @@
  *   ip ARGUMENT...               ip(8) in the namespace
  *   sysctl PATH VALUE
  *   node ADDRESS4 ADDRESS6 LOW HIGH
+ *   dispatch NUMBER              of services with LB_REGION_DSR (enum lb_dispatch)
  *   range SET ADDRESS/PREFIX
  *   service PROTOCOL ADDRESS@PORT ALGORITHM FLAGS POLICY AFFINITY [BACKEND@PORT[/local]]...
  *   forget                       all that packets left behind
@@ -52,6 +53,7 @@ static void set_node(void)
 	world.node->snat_high = line_number("last port");
 	world.node->idle_tcp = 8000;
 	world.node->idle_udp = 60;
+	world.node->dsr = LB_DSR_ON | LB_DSR_TCP | LB_DSR_UDP | LB_DSR_SCTP; /* services that say so */
 }
 
 static void set_range(void)
@@ -112,6 +114,8 @@ static void obey(char *command)
 		set_sysctl();
 	else if (!strcmp(word, "node"))
 		set_node();
+	else if (!strcmp(word, "dispatch"))
+		world.node->dispatch = line_number("dispatch");
 	else if (!strcmp(word, "range"))
 		set_range();
 	else if (!strcmp(word, "service"))

@@ -1,7 +1,7 @@
 import { expect } from 'vitest';
 import { reasons } from '../../lib/reasons.js';
-import { build, type Known } from './build.js';
-import type { Fixture, Step, TcHook } from './fixture.js';
+import { build } from './build.js';
+import { dispatches, type Fixture, type Step, type TcHook } from './fixture.js';
 import type { Packet, Port } from './layers.js';
 import { LineProgram } from './lines.js';
 import { parse } from './parse.js';
@@ -108,6 +108,7 @@ export class Runner {
   /** From nothing remembered: each packet in order, as it comes in at tc, or in the driver first. */
   async run(fixture: Fixture, entry: Entry): Promise<void> {
     this.#program.write('forget');
+    this.#program.write(`dispatch ${dispatches[fixture.dispatch ?? 'ipip']}`);
     const known = new Map<string, number>();
     for (const [i, step] of fixture.steps.entries()) {
       try {
@@ -143,7 +144,7 @@ export class Runner {
       expectFrame(out, frameOf(frame));
       return 'passed';
     }
-    const forward = this.#wayOut(step, known) === device ? 'tx' : 'redirect';
+    const forward = this.#wayOut(step) === device ? 'tx' : 'redirect';
     const wanted = { unchanged: 'pass', stack: 'pass', forward, answer: 'tx', drop: 'drop' }[outcome];
     expect(verdict, 'verdict of XDP').toBe(wanted);
     this.#expectOut(step, frame, out, known);
@@ -151,9 +152,9 @@ export class Runner {
   }
 
   /** The device that the expected packet leaves by: whose MAC address is its source. */
-  #wayOut({ out }: Step, _known: Known): Device | undefined {
+  #wayOut({ out, answer }: Step): Device | undefined {
     if (!this.#knowsXdpDevice) return undefined;
-    const link = out && flat(out)[0];
+    const link = out ? flat(out)[0] : answer?.[0];
     return (['ext', 'inn', 'small', 'pod'] as const).find((name) => link?.layer === 'ethernet' && link.source === macs[name]);
   }
 

@@ -105,13 +105,18 @@ export const ports = {
   /** To the same backend as `remote`. */
   twin: 90,
   restrictedLocal: 91,
+  /** Direct server return; `dsrSame`: to the same port of the backend. */
+  dsr: 92,
+  dsrInner: 93,
+  dsrNarrow: 94,
+  dsrSame: 95,
 } as const;
 export const nodePort = 30_080;
 /** Of each backend; those of SCTP services have the port of the service. */
 export const backendPort = 8080;
 
 const algorithms = { random: 0, roundRobin: 1, maglev: 2 };
-const flags = { drop: 1, localOnly: 2 };
+const flags = { drop: 1, localOnly: 2, dsr: 16 };
 const allowed = 1;
 
 interface ServiceLine {
@@ -138,6 +143,10 @@ function services(f: Family): ServiceLine[] {
     at(ports.narrow, [f.narrow]),
     at(ports.unreachable, [f.unreachable]),
     at(ports.twin, [f.remote]),
+    at(ports.dsr, [f.remote], { flags: flags.dsr }),
+    at(ports.dsrInner, [f.inner], { flags: flags.dsr }),
+    at(ports.dsrNarrow, [f.narrow], { flags: flags.dsr }),
+    at(ports.dsrSame, [f.remote], { flags: flags.dsr }),
     at(ports.remote, [f.remote], { address: f.vip2 }),
     at(nodePort, [f.remote], { address: f.node }),
   ];
@@ -185,7 +194,7 @@ export function worldLines(): string[] {
     ...families.flatMap((f) =>
       ['tcp', 'udp', 'sctp'].flatMap((protocol) =>
         services(f).map(({ address, port, algorithm = 0, flags: bits = 0, policy = 0, backends }) => {
-          const to = protocol === 'sctp' ? port : backendPort;
+          const to = protocol === 'sctp' || port === ports.dsrSame ? port : backendPort;
           const list = backends.map((backend) => {
             const [host, local] = backend.split('/');
             return `${host}@${to}${local ? '/local' : ''}`;
