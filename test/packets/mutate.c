@@ -178,6 +178,31 @@ static void make_request(const struct world *w, struct input *in)
 	in->hook = HOOK_INGRESS;
 }
 
+/* Makes the data of an answer such that the checksum of what the client gets comes to 0, of which UDP has two forms. */
+static void make_zero_sum(struct input *in, const struct flow *f)
+{
+	static struct input out;
+	struct view v;
+	uint8_t *sum, *word;
+	uint32_t size, first;
+
+	if (!view_read(in->frame, in->length, &v) || v.protocol != IPPROTO_UDP || v.no_checksum || v.end < v.transport + 10)
+		return;
+	out = *in;
+	size = v.family == LB_IPV4 ? 4 : 16;
+	first = v.network + (v.family == LB_IPV4 ? 12 : 8);
+	memcpy(out.frame + first, f->service.address, size);
+	memcpy(out.frame + first + size, f->client.address, size);
+	memcpy(out.frame + v.transport, &f->service.port, 2);
+	memcpy(out.frame + v.transport + 2, &f->client.port, 2);
+	view_mend(out.frame, out.length);
+	sum = out.frame + v.transport + 6;
+	word = in->frame + v.transport + 8;
+	size = (sum[0] << 8 | sum[1]) + (word[0] << 8 | word[1]);
+	put16(word, (size & 0xffff) + (size >> 16));
+	view_mend(in->frame, in->length);
+}
+
 static void make_answer(struct input *in)
 {
 	const struct flow *f = model_pick(random_below(1u << 31));
@@ -189,6 +214,8 @@ static void make_answer(struct input *in)
 	if (one_in(32))
 		from.port ^= htons(1 << random_below(16));
 	build(in, f->protocol, &from, &f->source);
+	if (one_in(32))
+		make_zero_sum(in, f);
 	in->hook = f->local ? HOOK_EGRESS : HOOK_INGRESS;
 }
 
