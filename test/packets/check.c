@@ -207,10 +207,14 @@ static const char *check_answer(const struct world *w, const struct input *in, c
 {
 	const uint8_t *transport = out->frame + after->transport;
 	uint8_t type = transport[0];
+	bool is_reply;
 
 	if (!same_address(&after->destination, &before->source))
 		return "an answer of ours goes to somebody else than who asked";
-	if (after->network_error || after->transport_error)
+	is_reply = after->protocol == IPPROTO_ICMP ? type == 0 : after->protocol == ICMPV6 && type == 129;
+	/* An echo reply is the request turned round: what it came with stays. */
+	if (is_reply ? after->network_error != before->network_error || after->transport_error != before->transport_error :
+		       after->network_error || after->transport_error)
 		return "an answer of ours has a wrong checksum";
 	if (!is_ours(w, &after->source))
 		return "an answer of ours does not come from an address of ours";
@@ -220,7 +224,7 @@ static const char *check_answer(const struct world *w, const struct input *in, c
 		return "a later fragment was answered";
 	if (after->protocol == IPPROTO_TCP)
 		return check_reset(in, before, transport);
-	if (after->protocol == IPPROTO_ICMP ? type == 0 : after->protocol == ICMPV6 && type == 129)
+	if (is_reply)
 		return before->protocol == after->protocol ? NULL : "an echo reply without a request";
 	if (after->protocol == IPPROTO_ICMP ? type != 3 && type != 11 : after->protocol != ICMPV6 || (type != 1 && type != 2 && type != 3))
 		return "an answer of ours of a strange kind";

@@ -114,9 +114,9 @@ static bool read4(const uint8_t *frame, uint32_t length, struct view *v, bool qu
 		return false;
 	header = (ip[0] & 15) * 4;
 	total = read16(ip + 2);
-	if (ip[0] >> 4 != 4 || header < 20 || total < header || length < v->network + header || (!quoted && length < v->network + total))
+	if (ip[0] >> 4 != 4 || header < 20 || (!quoted && total < header) || length < v->network + header || (!quoted && length < v->network + total))
 		return false;
-	v->end = v->network + total < length ? v->network + total : length;
+	v->end = quoted ? length : v->network + total; /* what is quoted is cut anywhere, and goes as far as the error does */
 	v->transport = v->network + header;
 	v->protocol = ip[9];
 	v->hops = ip[8];
@@ -138,7 +138,7 @@ static bool read6(const uint8_t *frame, uint32_t length, struct view *v, bool qu
 	v->end = v->network + 40 + read16(ip + 4);
 	if (ip[0] >> 4 != 6 || (!quoted && v->end > length))
 		return false;
-	if (v->end > length)
+	if (quoted)
 		v->end = length;
 	v->hops = ip[7];
 	memcpy(v->source.address, ip + 8, 16);
