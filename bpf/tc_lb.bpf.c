@@ -92,7 +92,7 @@ LB_INLINE int lb_send_error(struct __sk_buff *skb, struct lb_work *work)
 
 	if (!node)
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
-	if (work->mode == LB_MODE_LOCAL) {
+	if (work->mode == LB_MODE_LOCAL || work->mode == LB_MODE_MASQUERADE) {
 		if (!lb_error_rewrite(skb, 0))
 			return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 		return lb_end(LB_REASON_ICMP_RELATED, LB_REWRITTEN);

@@ -117,11 +117,36 @@ LB_INLINE bool lb_is_unicast(const __be32 *address, __u8 family)
 	return address[0] | address[1] | address[2] || bpf_ntohl(address[3]) > 1;
 }
 
+LB_INLINE bool lb_is_service_address(const __be32 *address, __u8 family)
+{
+	struct lb_peer6 key = {.address = {0, 0, bpf_htonl(0xffff), address[0]}};
+
+	if (family == LB_IPV6)
+		lb_address_copy(key.address, address);
+	return bpf_map_lookup_elem(&lb_addresses, &key);
+}
+
+/* Of lb_node: the node's own, not a service's alone. */
+LB_INLINE bool lb_is_node_address(const __be32 *address, __u8 family)
+{
+	const struct lb_node *node = lb_node_settings();
+
+	if (!node)
+		return false;
+	return family == LB_IPV4 ? address[0] == node->address4 : lb_address_equal(address, node->address6, LB_IPV6);
+}
+
+/* Is this one to send answers to? Those to addresses of ours would come back. */
+LB_INLINE bool lb_may_be_told(const __be32 *address, __u8 family)
+{
+	return lb_is_unicast(address, family) && !lb_is_service_address(address, family) && !lb_is_node_address(address, family);
+}
+
 /* RFC 1812 4.3.2.7, RFC 4443 2.4 (e): never in answer to an error, and never to many. `link`: destination and source of the frame. */
 LB_INLINE bool lb_may_answer(const struct lb_packet *p, const __u8 *link)
 {
 	return lb_has_ports(p->protocol) && p->part != LB_LATER_FRAGMENT && !(p->flags & LB_TCP_RST) && !((link[0] | link[6]) & 1) &&
-	       lb_is_unicast(p->source, p->family) && lb_is_unicast(p->destination, p->family);
+	       lb_may_be_told(p->source, p->family) && lb_is_unicast(p->destination, p->family);
 }
 
 /* ---- what -------------------------------------------------------------------------------------------------------------------- */
@@ -348,8 +373,7 @@ LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, _
 	int answered = LB_NOT_ANSWERED;
 
 	/* What a peer has sent on came by it: its link is not the way to the sender. */
-	if (work && !work->forced &&
-	    (reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG))
+	if (work && !work->forced && (reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG))
 		answered = lb_answer(ctx, reason, mtu);
 	if (answered == LB_ANSWERED) {
 		lb_throw_away(reason, service);

@@ -8,18 +8,26 @@
 #include "reasons.h"
 #include "work.h"
 
+/* The length that has to fit: what the device cuts into segments has theirs. */
+LB_INLINE __u32 lb_length_on_wire(lb_context *ctx, const struct lb_packet *p)
+{
+#if !LB_XDP
+	if (ctx->gso_segs > 1)
+		return p->l4 - p->l3 + p->header + ctx->gso_size;
+#endif
+	return p->length;
+}
+
 /* Asks the routing table for the packet that `to` describes, `more` bytes longer than it is. */
 LB_INLINE void lb_find_way(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, struct lb_way_out *way, __u32 more)
 {
 	__builtin_memset(way, 0, sizeof(*way));
 #if LB_XDP
 	way->fib.ifindex = ctx->ingress_ifindex;
-	way->fib.tot_len = p->length + more;
 #else
 	way->fib.ifindex = ctx->ifindex;
-	/* What the device cuts into segments has their size, and only those have to fit. */
-	way->fib.tot_len = ctx->gso_segs > 1 ? 0 : p->length + more;
 #endif
+	way->fib.tot_len = lb_length_on_wire(ctx, p) + more;
 	way->fib.l4_protocol = p->protocol;
 	way->fib.sport = to->source_port;
 	way->fib.dport = to->destination_port;
@@ -77,7 +85,7 @@ LB_INLINE int lb_send_out(lb_context *ctx, const struct lb_way_out *way)
 LB_INLINE int lb_send_out(lb_context *ctx, const struct lb_way_out *way)
 {
 	if (way->result == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		struct bpf_redir_neigh next = { .nh_family = way->fib.family };
+		struct bpf_redir_neigh next = {.nh_family = way->fib.family};
 
 		__builtin_memcpy(next.ipv6_nh, way->fib.ipv6_dst, sizeof(next.ipv6_nh));
 		return bpf_redirect_neigh(way->fib.ifindex, &next, sizeof(next), 0);

@@ -131,13 +131,11 @@ LB_INLINE void lb_outer_way(lb_context *ctx, struct lb_work *work)
 	struct lb_way_out *way = &work->way;
 
 	__builtin_memset(way, 0, sizeof(*way));
-	way->fib.tot_len = work->packet.length + outer->length;
+	way->fib.tot_len = lb_length_on_wire(ctx, &work->packet) + outer->length;
 #if LB_XDP
 	way->fib.ifindex = ctx->ingress_ifindex;
 #else
 	way->fib.ifindex = ctx->ifindex;
-	if (ctx->gso_segs > 1)
-		way->fib.tot_len = 0;
 #endif
 	way->fib.l4_protocol = outer->protocol;
 	if (outer->family == LB_IPV4) {

@@ -4,6 +4,7 @@
 #define LB_FRAGMENTS_H
 
 #include "abi.h"
+#include "deliver.h"
 #include "forward.h"
 #include "icmp.h"
 #include "packet.h"
@@ -60,9 +61,24 @@ __noinline int lb_fragment_find(lb_context *ctx)
 	return 1;
 }
 
+/* What the routing table makes of the packet as it is: BPF_FIB_LKUP_RET_NOT_FWDED for what is for this node itself, or has no route. */
+__noinline int lb_way_untranslated(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+
+	if (!work || !ctx)
+		return BPF_FIB_LKUP_RET_FWD_DISABLED;
+	lb_address_copy(work->to.source, work->packet.source);
+	lb_address_copy(work->to.destination, work->packet.destination);
+	work->to.source_port = 0;
+	work->to.destination_port = 0;
+	lb_find_way(ctx, &work->packet, &work->to, &work->way, 0);
+	return work->way.result;
+}
+
 /*
- * Is a later fragment without its first to be dropped? One to a service would go back to where it came from. What is for this node itself
- * goes on: the stack may have the first, and keeps others only for a while.
+ * Is a later fragment without its first to be dropped? One to a service would go back to where it came from. What the stack does not
+ * forward goes on: it may have the first.
  */
 LB_INLINE bool lb_fragment_is_lost(lb_context *ctx, struct lb_work *work)
 {

@@ -8,7 +8,6 @@
 
 #include "abi.h"
 #include "answers.h"
-#include "deliver.h"
 #include "forward.h"
 #include "packet.h"
 #include "packet_maps.h"
@@ -33,30 +32,6 @@ LB_INLINE bool lb_is_icmp_error(const struct lb_packet *p)
 	if (!lb_is_icmp(p))
 		return false;
 	return p->family == LB_IPV4 ? type == 3 || type == 4 || type == 11 || type == 12 : type >= 1 && type <= 4;
-}
-
-LB_INLINE bool lb_is_service_address(const __be32 *address, __u8 family)
-{
-	struct lb_peer6 key = {.address = {0, 0, bpf_htonl(0xffff), address[0]}};
-
-	if (family == LB_IPV6)
-		lb_address_copy(key.address, address);
-	return bpf_map_lookup_elem(&lb_addresses, &key);
-}
-
-/* What the routing table makes of the packet as it is: BPF_FIB_LKUP_RET_NOT_FWDED for what is for this node itself. */
-__noinline int lb_way_untranslated(lb_context *ctx)
-{
-	struct lb_work *work = lb_work();
-
-	if (!work || !ctx)
-		return BPF_FIB_LKUP_RET_FWD_DISABLED;
-	lb_address_copy(work->to.source, work->packet.source);
-	lb_address_copy(work->to.destination, work->packet.destination);
-	work->to.source_port = 0;
-	work->to.destination_port = 0;
-	lb_find_way(ctx, &work->packet, &work->to, &work->way, 0);
-	return work->way.result;
 }
 
 /* ---- echo -------------------------------------------------------------------------------------------------------------------- */
@@ -88,7 +63,7 @@ LB_INLINE bool lb_echo_turn(lb_context *ctx, const struct lb_packet *p)
 
 /*
  * Is the packet an echo request to a service? Then it is the reply now, and LB_REASON_ECHO_ANSWERED. LB_REASON_NOT_BALANCED: it is none, or
- * for an address of this node, which answers by itself.
+ * for the node, which answers itself.
  */
 __noinline int lb_echo(lb_context *ctx)
 {
@@ -102,10 +77,8 @@ __noinline int lb_echo(lb_context *ctx)
 	if (!lb_is_icmp(p) || p->icmp_type != (p->family == LB_IPV4 ? LB_ICMP4_ECHO : LB_ICMP6_ECHO) ||
 	    p->length < p->l4 - p->l3 + LB_ICMP_LENGTH)
 		return LB_REASON_NOT_BALANCED;
-	if (!lb_is_service_address(p->destination, p->family) || !lb_is_unicast(p->source, p->family) ||
-	    !lb_load(ctx, 0, link, sizeof(link)) || (link[0] | link[6]) & 1)
-		return LB_REASON_NOT_BALANCED;
-	if (lb_way_untranslated(ctx) == BPF_FIB_LKUP_RET_NOT_FWDED)
+	if (!lb_is_service_address(p->destination, p->family) || lb_is_node_address(p->destination, p->family) ||
+	    !lb_may_be_told(p->source, p->family) || !lb_load(ctx, 0, link, sizeof(link)) || (link[0] | link[6]) & 1)
 		return LB_REASON_NOT_BALANCED;
 	return lb_echo_turn(ctx, p) ? LB_REASON_ECHO_ANSWERED : LB_REASON_CORRUPT_INDEX;
 }
@@ -152,21 +125,22 @@ LB_INLINE void lb_error_to_client(struct lb_work *work, const struct lb_connecti
 	lb_address_copy(work->to.destination, c->client);
 }
 
-/* The quoted packet went to the client, or a router on the way there got it: the error is for the backend. */
+/* The quoted packet went to the client: the error is for the backend. */
 LB_INLINE void lb_error_to_backend(struct lb_work *work, const struct lb_connection *c)
 {
 	lb_address_copy(work->inner.source, c->backend);
 	lb_address_copy(work->inner.destination, c->source);
 	work->inner.source_port = c->backend_port;
 	work->inner.destination_port = c->source_port;
-	lb_address_copy(work->to.source, c->mode == LB_MODE_SNAT ? c->source : work->packet.source);
+	lb_address_copy(work->to.source, c->mode == LB_MODE_SNAT || c->mode == LB_MODE_MASQUERADE ? c->source : work->packet.source);
 	lb_address_copy(work->to.destination, c->backend);
 	work->backend_ref = c->backend_ref;
 }
 
 /*
  * Is the packet an error about a connection, on its way in, or out? Then lb_work() says what it becomes, and 1. What goes to a client of a
- * local backend is translated on its way out, like the backend's packets.
+ * local backend is translated on its way out, like the backend's packets; and so is what goes to outside from a workload that is
+ * masqueraded.
  */
 __noinline int lb_error_look(lb_context *ctx, __u32 out)
 {
@@ -183,7 +157,7 @@ __noinline int lb_error_look(lb_context *ctx, __u32 out)
 		lb_error_to_client(work, found.connection);
 	} else {
 		work->hash = lb_flow_key_hash(&work->reply);
-		if (out || !lb_find_by_client(&work->reply, work->hash, &found))
+		if (!lb_find_by_client(&work->reply, work->hash, &found) || (found.connection->mode == LB_MODE_MASQUERADE) != !!out)
 			return 0;
 		lb_error_to_backend(work, found.connection);
 	}

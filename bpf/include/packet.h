@@ -91,6 +91,7 @@ struct lb_packet {
 	__u32 l4;    /* offset of what follows it and its extensions */
 	__u32 length; /* of the IP packet, header and all */
 	__u32 id;    /* of fragments, as in the packet */
+	__u32 header; /* length of the header of TCP or UDP */
 };
 
 /* ---- bytes ---------------------------------------------------------------------------------------------------------- */
@@ -357,6 +358,7 @@ LB_INLINE bool lb_parse_ports(lb_context *ctx, struct lb_packet *p)
 		if (left < 20 || !lb_load(ctx, p->l4 + 12, word, sizeof(word)))
 			return false;
 		p->flags = word[1];
+		p->header = (word[0] >> 4) * 4;
 		return word[0] >> 4 >= 5 && (__u32)(word[0] >> 4) * 4 <= left;
 	}
 	if (p->protocol == LB_IPPROTO_UDP) {
@@ -364,6 +366,7 @@ LB_INLINE bool lb_parse_ports(lb_context *ctx, struct lb_packet *p)
 
 		if (left < 8 || !lb_load(ctx, p->l4 + 4, &length, sizeof(length)))
 			return false;
+		p->header = 8;
 		return bpf_ntohs(length) >= 8 && (p->part || bpf_ntohs(length) <= left);
 	}
 	/* SCTP: the first chunk tells. */
