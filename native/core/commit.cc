@@ -100,7 +100,7 @@ Error Commit::full(const char* option) const {
 Status Commit::take(IndexKind kind, uint32_t& index, const char* option, uint32_t order) {
   Indices& all = *b_.indices_;
   // What is free now, then what rests: a commit waits for a grace period only when that is all there is.
-  for (int attempt = 0; attempt < 3; attempt++) {
+  for (bool rests = true; rests;) {
     {
       std::lock_guard lock(all.mutex);
       bool got = false;
@@ -115,8 +115,10 @@ Status Commit::take(IndexKind kind, uint32_t& index, const char* option, uint32_
         taken_.push_back({kind, index, order});
         return ok();
       }
+      // Asked under the same lock: what has come free since then is there to be taken.
+      rests = all.rests();
     }
-    if (!all.wait()) break;
+    if (rests && !all.wait()) return full(option);
   }
   return full(option);
 }

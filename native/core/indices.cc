@@ -128,11 +128,11 @@ void Indices::rest(std::vector<Rested> what) {
 
 bool Indices::wait() {
   std::unique_lock lock(mutex);
-  if (resting_.empty() && !busy_) return false;
+  if (!rests()) return true;
   // What rests now is done once a period that began from here on is.
   const uint64_t wanted = begun_ + (resting_.empty() ? 0 : 1);
   changed_.wait(lock, [&] { return done_ >= wanted || !failure_.empty(); });
-  return true;
+  return done_ >= wanted;
 }
 
 bool Indices::idle() {

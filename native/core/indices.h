@@ -85,7 +85,9 @@ class Indices {
   void on_rested(std::function<void(const Rested&)> callback) { on_rested_ = std::move(callback); }
   // Called on the thread, without the mutex, when grace periods begin to fail.
   void on_failure(std::function<void(const Error&)> callback) { on_failure_ = std::move(callback); }
-  // Blocks until all that rests now is free again. Called without the mutex. False: nothing rested.
+  // Will something come free? Called with the mutex.
+  bool rests() const { return busy_ || !resting_.empty(); }
+  // Blocks until all that rests now is free again. Called without the mutex. False: the kernel grants no grace period.
   bool wait();
   // The first failure of a grace period, for status().
   std::string failure();

@@ -69,36 +69,67 @@ uint32_t maglev_length(size_t count) {
   return kMaglevSteps[std::size(kMaglevSteps) - 1].length;
 }
 
+namespace {
+
+struct Turn {
+  uint32_t index, position, skip;
+  uint64_t weight;
+};
+
+// In round r (from 1 on) every backend has had 1 + floor((r - 1) * weight / most) turns: the first round gives everybody a cell.
+uint64_t turns_until(const Turn& t, uint64_t round, uint64_t most) { return 1 + (round - 1) * t.weight / most; }
+
+// The first `count` turns of all rounds, as positions in `turns`: by round, and within a round in the order of `turns`. Sorted by counting, as
+// walking the rounds would cost a look at every backend in each, and with one of a large weight there are nearly as many rounds as turns.
+std::vector<uint32_t> order_of_turns(const std::vector<Turn>& turns, uint64_t most, uint32_t count) {
+  uint64_t low = 1, high = count;  // rounds; each has at least one turn
+  while (low < high) {
+    const uint64_t middle = (low + high) / 2;
+    uint64_t had = 0;
+    for (const auto& t : turns) had += turns_until(t, middle, most);
+    if (had >= count)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  const uint64_t rounds = low;
+  auto each = [&](auto visit) {
+    for (uint32_t i = 0; i < turns.size(); i++) {
+      const uint64_t had = turns_until(turns[i], rounds, most);
+      for (uint64_t k = 0; k < had; k++) visit(i, 1 + (k * most + turns[i].weight - 1) / turns[i].weight);
+    }
+  };
+  std::vector<uint32_t> first(rounds + 2, 0);  // of each round, in the result
+  each([&](uint32_t, uint64_t round) { first[round + 1]++; });
+  for (uint64_t r = 1; r < first.size(); r++) first[r] += first[r - 1];
+  std::vector<uint32_t> order(first[rounds + 1]);
+  each([&](uint32_t i, uint64_t round) { order[first[round]++] = i; });
+  order.resize(count);  // the last round is cut
+  return order;
+}
+
+}  // namespace
+
 std::vector<uint32_t> maglev_cells(std::span<const WeightedBackend> unsorted) {
   const uint32_t length = maglev_length(unsorted.size());
   if (unsorted.size() <= 1) return unsorted.empty() ? std::vector<uint32_t>{} : std::vector<uint32_t>{unsorted[0].index};
-  struct Turn {
-    uint32_t index, position, skip;
-    uint64_t credit, weight;
-  };
   std::vector<Turn> turns;
   uint64_t most = 0;
-  for (const auto& b : unsorted) most = std::max<uint64_t>(most, b.weight);
   for (const auto& b : by_identity(unsorted)) {
     const uint64_t second = lb_mix64(b.identity ^ 0x9e3779b97f4a7c15ull);
-    // The first round gives everybody a cell.
-    turns.push_back({b.index, static_cast<uint32_t>(b.identity % length), static_cast<uint32_t>(second % (length - 1) + 1),
-                     most - b.weight, b.weight});
+    turns.push_back({b.index, static_cast<uint32_t>(b.identity % length), static_cast<uint32_t>(second % (length - 1) + 1), b.weight});
+    most = std::max<uint64_t>(most, b.weight);
   }
   std::vector<uint32_t> cells(length, 0);  // 0 is no backend's index
-  for (uint32_t filled = 0;;) {
-    for (auto& t : turns) {
-      t.credit += t.weight;
-      if (t.credit < most) continue;
-      t.credit -= most;
-      while (cells[t.position]) {
-        t.position += t.skip;
-        if (t.position >= length) t.position -= length;
-      }
-      cells[t.position] = t.index;
-      if (++filled == length) return cells;
+  for (const uint32_t i : order_of_turns(turns, most, length)) {
+    Turn& t = turns[i];
+    while (cells[t.position]) {
+      t.position += t.skip;
+      if (t.position >= length) t.position -= length;
     }
+    cells[t.position] = t.index;
   }
+  return cells;
 }
 
 std::vector<uint32_t> random_cells(std::span<const WeightedBackend> backends) {

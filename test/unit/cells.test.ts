@@ -55,6 +55,53 @@ describe('maglev', () => {
     expect(two).toEqual(one);
   });
 
+  test('[1.2] turns are those of the weighted rounds, one by one', () => {
+    const sets: Weights[] = [
+      equal(7).map(([id]) => [id, id * id]),
+      equal(40).map(([id]) => [id, id === 3 ? 65_535 : 1]),
+      equal(30).map(([id]) => [id, 1 + ((id * 7919) % 65_535)]),
+    ];
+    cells('maglev', ...sets).forEach((list, i) => {
+      // By the definition: in each round everybody gains his weight, and who has the largest weight together has a turn.
+      const weights = new Map(sets[i]);
+      const most = Math.max(...weights.values());
+      expect(shares(list).size).toBe(weights.size);
+      const wanted = new Map([...weights].map(([id]) => [id, 0]));
+      const credit = new Map([...weights].map(([id, weight]) => [id, most - weight]));
+      let turns = 0;
+      let last = 0;
+      for (; turns + last <= list.length || turns === 0; turns += last) {
+        last = 0;
+        for (const [id, weight] of weights) {
+          const has = (credit.get(id) ?? 0) + weight;
+          credit.set(id, has % most);
+          if (has < most) continue;
+          wanted.set(id, (wanted.get(id) ?? 0) + 1);
+          last++;
+        }
+      }
+      // The last round is cut, so nobody has more than it gave him, or misses more than that one.
+      for (const [id, n] of wanted) {
+        const got = list.filter((cell) => cell === id).length;
+        expect(n - got, `backend ${id} of set ${i}`).toBeGreaterThanOrEqual(-1);
+        expect(n - got, `backend ${id} of set ${i}`).toBeLessThanOrEqual(1);
+      }
+    });
+  });
+
+  test('[1.2] one backend of the largest weight among 5,000 takes no longer than equal ones', () => {
+    const timed = (set: Weights) => {
+      const begin = performance.now();
+      const [list = []] = cells('maglev', set);
+      return { list, ms: performance.now() - begin };
+    };
+    const even = timed(equal(5000));
+    const heavy = timed(equal(5000).map(([id]) => [id, id === 7 ? 65_535 : 1]));
+    expect(heavy.list).toHaveLength(even.list.length);
+    expect(Math.abs((shares(heavy.list).get(7) ?? 0) - 65_535 / (65_535 + 4999))).toBeLessThanOrEqual(0.01);
+    expect(heavy.ms).toBeLessThan(5 * even.ms + 1000);
+  });
+
   test('[1.2] a backend of the smallest weight has a cell beside one of the largest', () => {
     const [list = []] = cells('maglev', [
       [1, 1],
