@@ -1,7 +1,7 @@
 import { failure, fromNative } from './errors.js';
-import type { NativeAttachment, NativeBalancer } from './native/binding.js';
+import type { NativeAttach, NativeAttachment, NativeBalancer } from './native/binding.js';
 import type { Attachment, CgroupOptions } from './types.js';
-import { checkArray, checkObject, checkPath, isObject, Place } from './validate.js';
+import { checkArray, checkChoice, checkObject, checkOptions, checkPath, isObject, Place } from './validate.js';
 
 /** What an attachment may ask of its balancer. */
 interface Keeper {
@@ -26,7 +26,7 @@ class AttachmentHandle implements Attachment {
     return this.#native.id;
   }
 
-  get kind(): 'cgroup' {
+  get kind(): Attachment['kind'] {
     return this.#native.kind;
   }
 
@@ -112,10 +112,9 @@ export class Attachments {
     return handle;
   }
 
-  async attachCgroup({ path, namespaces }: CheckedCgroupOptions): Promise<Attachment> {
-    const netns = namespaces === 'all' ? [] : namespaces === 'host' ? [''] : namespaces;
-    const native = await this.#native.attachCgroup(path, netns, JSON.stringify({ namespaces })).catch((thrown: unknown) => {
-      throw fromNative(thrown, 'attachCgroup', path);
+  async attach(operation: string, what: NativeAttach): Promise<Attachment> {
+    const native = await this.#native.attach(what).catch((thrown: unknown) => {
+      throw fromNative(thrown, operation, what.target);
     });
     const isNews = this.#take(native);
     const handle = this.#byId.get(native.id)!;
@@ -139,32 +138,74 @@ export class Attachments {
   }
 }
 
-interface CheckedCgroupOptions {
-  path: string;
-  namespaces: 'all' | 'host' | string[];
-}
+type Namespaces = NonNullable<CgroupOptions['namespaces']>;
 
 /** Checks the arguments of attachCgroup in both of its forms. */
 export function checkCgroupArguments(
   first: string | CgroupOptions | undefined,
   second: Omit<CgroupOptions, 'path'> | undefined,
   root: () => string,
-): CheckedCgroupOptions {
+): NativeAttach {
   const place = new Place('attachCgroup', typeof first === 'string' ? first : undefined);
   if (isObject(first) && second !== undefined)
     throw failure('ERR_INVALID_ARGUMENT', 'attachCgroup', undefined, 'options are given twice; give them once');
   const isOneObject = isObject(first);
   const given = isOneObject ? first : second === undefined ? {} : second;
-  const { namespaces } = checkObject(place, '', given, isOneObject ? ['path', 'namespaces'] : ['namespaces']);
+  const options = checkObject(place, '', given, isOneObject ? ['path', 'namespaces'] : ['namespaces']);
   const path: unknown = isOneObject ? first['path'] : first;
-  const checked = namespaces === undefined ? 'all' : checkNamespaces(place, namespaces);
-  return { path: path === undefined ? root() : checkPath(place, 'path', path), namespaces: checked };
+  const namespaces = options['namespaces'] === undefined ? 'all' : checkNamespaces(place, options['namespaces']);
+  return {
+    kind: 'cgroup',
+    target: path === undefined ? root() : checkPath(place, 'path', path),
+    netns: namespaces === 'all' ? [] : namespaces === 'host' ? [''] : namespaces,
+    options: JSON.stringify({ namespaces }),
+  };
 }
 
-function checkNamespaces(place: Place, value: unknown): CheckedCgroupOptions['namespaces'] {
+function checkNamespaces(place: Place, value: unknown): Namespaces {
   if (value === 'all' || value === 'host') return value;
   if (!Array.isArray(value)) throw place.invalid('namespaces', "be 'all', 'host' or an array of paths", value);
   const paths = checkArray(place, 'namespaces', value).map((item, i) => checkPath(place, `namespaces[${i}]`, item));
   if (paths.length === 0) throw place.wrong('namespaces', "is empty; leave it out for 'all', or name at least one namespace");
   return paths;
+}
+
+/** IFNAMSIZ without its end. */
+const DEVICE_NAME_BYTES = 15;
+
+/** Checks the name of a device, or a pattern of names, as the kernel allows them. */
+function checkDevice(operation: string, device: unknown): string {
+  const place = new Place(operation);
+  if (typeof device !== 'string' || device === '')
+    throw place.invalid('device', "be the name of a device, or a pattern like 'cni*'", device);
+  if (/[\s/:\0]/u.test(device) || device === '.' || device === '..')
+    throw place.invalid('device', 'be a name that a device can have', device);
+  const isPattern = /[*?]/.test(device);
+  if (!isPattern && Buffer.byteLength(device) > DEVICE_NAME_BYTES)
+    throw place.invalid('device', `have at most ${DEVICE_NAME_BYTES} bytes`, device);
+  return device;
+}
+
+function checkNetns(place: Place, value: unknown): string[] {
+  return value === undefined ? [] : [checkPath(place, 'netns', value)];
+}
+
+export function checkTcArguments(device: unknown, options: unknown): NativeAttach {
+  const target = checkDevice('attachTc', device);
+  const place = new Place('attachTc', target);
+  if (options === undefined)
+    throw place.wrong('role', "is missing; it is 'external' for a NIC, 'workload' for the host's side of a workload's device");
+  const given = checkObject(place, '', options, ['role', 'netns']);
+  const role = checkChoice(place, 'role', given['role'], ['external', 'workload'] as const);
+  const netns = checkNetns(place, given['netns']);
+  return { kind: 'tc', target, netns, role, options: JSON.stringify({ role }) };
+}
+
+export function checkXdpArguments(device: unknown, options: unknown): NativeAttach {
+  const target = checkDevice('attachXdp', device);
+  const place = new Place('attachXdp', target);
+  const given = checkOptions(place, options, ['mode', 'netns']);
+  const mode = given['mode'] === undefined ? 'auto' : checkChoice(place, 'mode', given['mode'], ['native', 'generic', 'auto'] as const);
+  const netns = checkNetns(place, given['netns']);
+  return { kind: 'xdp', target, netns, mode, role: 'external', options: JSON.stringify({ mode }) };
 }

@@ -35,9 +35,11 @@ export type {
   ServiceSpec,
   ServiceStats,
   Status,
+  TcOptions,
   Topology,
   Totals,
   TrafficPolicy,
   Verdict,
   VerifyReport,
+  XdpOptions,
 } from './types.js';

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'eventemitter3';
 import { checkApplyOptions, checkRemovals, DEFAULT_OWNER, describePlan, prepareApply } from './apply.js';
-import { Attachments, checkCgroupArguments } from './attachments.js';
+import { Attachments, checkCgroupArguments, checkTcArguments, checkXdpArguments } from './attachments.js';
 import { Changes } from './changes.js';
 import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { explain } from './explain.js';
@@ -36,7 +36,9 @@ import type {
   ServiceSpec,
   ServiceStats,
   Status,
+  TcOptions,
   VerifyReport,
+  XdpOptions,
 } from './types.js';
 import { checkBoolean, checkOptions, Place } from './validate.js';
 
@@ -255,7 +257,32 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
     const checked = checkCgroupArguments(first, second, () =>
       this.#store.ask('attachCgroup', undefined, () => requireAddon('attachCgroup').cgroupRoot()),
     );
-    return this.#attachments.attachCgroup(checked);
+    return this.#attachments.attach('attachCgroup', checked);
+  }
+
+  /**
+   * Balances the packets of a device, or of all devices that a pattern names, as they come and go. Programs of others on the hook stay and keep their
+   * order. Where this is attached already: the same Attachment, options updated.
+   * @param device - name, or pattern with `*` and `?`; a pattern never means the loopback device
+   * @throws ERR_NOT_FOUND when there is no such device or namespace; a pattern waits instead
+   * @throws ERR_INVALID_ARGUMENT, ERR_CAPACITY, ERR_PERMISSION, ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   * @kernel 5.10; up to 6.5 filters on the clsact qdisc, from 6.6 on tcx links
+   */
+  async attachTc(device: string, options: TcOptions): Promise<Attachment> {
+    this.#store.beforeChange('attachTc');
+    return this.#attachments.attach('attachTc', checkTcArguments(device, options));
+  }
+
+  /**
+   * As attachTc with role 'external', and what is forwarded to other nodes is dealt with in the driver already.
+   * @throws ERR_HOOK_BUSY when another XDP program is on the device
+   * @throws ERR_UNSUPPORTED when mode is 'native' and the driver has none, or refuses it with the device's settings
+   * @throws ERR_NOT_FOUND, ERR_INVALID_ARGUMENT, ERR_CAPACITY, ERR_PERMISSION, ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   * @kernel 5.10
+   */
+  async attachXdp(device: string, options?: XdpOptions): Promise<Attachment> {
+    this.#store.beforeChange('attachXdp');
+    return this.#attachments.attach('attachXdp', checkXdpArguments(device, options));
   }
 
   /**

@@ -180,9 +180,10 @@ export interface OpenOptions {
 /** A place in the kernel where the programs of a balancer run. */
 export interface Attachment {
   readonly id: number;
-  readonly kind: 'cgroup';
-  /** cgroup path. */
+  readonly kind: 'cgroup' | 'tc' | 'xdp';
+  /** cgroup path, or device (pattern). */
   readonly target: string;
+  /** Of devices: 'tcx' or 'clsact', 'native' or 'generic'. */
   readonly mode: string;
   /** 'waiting': the target is not there yet, or went away; 'lost': it will not come back, or was detached. */
   readonly state: 'attached' | 'waiting' | 'lost';
@@ -200,6 +201,22 @@ export interface CgroupOptions {
   path?: string;
   /** Whose sockets: all, only those of the library's own network namespace, or of the namespaces at these paths. Default 'all'. */
   namespaces?: 'all' | 'host' | string[];
+}
+
+/** Options of attachTc(). */
+export interface TcOptions {
+  /** 'external': a NIC, packets from outside. 'workload': the host's side of a workload's device. */
+  role: 'external' | 'workload';
+  /** Path of the network namespace that the device is in. Default: the balancer's own. */
+  netns?: string;
+}
+
+/** Options of attachXdp(). */
+export interface XdpOptions {
+  /** Default 'auto': native where the driver takes it, else generic; attachment.mode says which. */
+  mode?: 'native' | 'generic' | 'auto';
+  /** Path of the network namespace that the device is in. Default: the balancer's own. */
+  netns?: string;
 }
 
 /** Monotone 64-bit counters are unsigned Long (decimal strings in JSON); everything else is number. Sockets have no packets and bytes: 0. */

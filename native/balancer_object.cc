@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "balancer_object.h"
 
+#include <algorithm>
+
 #include "async.h"
 
 namespace lb::binding {
@@ -58,7 +60,7 @@ Napi::Function BalancerObject::define(Napi::Env env) {
                      {B::InstanceMethod("commit", &B::commit), B::InstanceMethod("commitAsync", &B::commit_async),
                       B::InstanceMethod("capacity", &B::capacity), B::InstanceMethod("movedShare", &B::moved_share),
                       B::InstanceMethod("snapshot", &B::snapshot), B::InstanceMethod("number", &B::number),
-                      B::InstanceMethod("settled", &B::settled), B::InstanceMethod("attachCgroup", &B::attach_cgroup),
+                      B::InstanceMethod("settled", &B::settled), B::InstanceMethod("attach", &B::attach),
                       B::InstanceMethod("detach", &B::detach), B::InstanceMethod("attachments", &B::attachments),
                       B::InstanceMethod("explain", &B::explain), B::InstanceMethod("counters", &B::counters),
                       B::InstanceMethod("serviceStats", &B::service_stats), B::InstanceMethod("affinities", &B::affinities),
@@ -119,15 +121,9 @@ Napi::Value BalancerObject::settled(Info info) {
       undefined);
 }
 
-Napi::Value BalancerObject::attach_cgroup(Info info) {
-  std::vector<std::string> netns;
-  const auto list = info[1].As<Napi::Array>();
-  for (uint32_t i = 0; i < list.Length(); i++) netns.push_back(list.Get(i).As<Napi::String>().Utf8Value());
+Napi::Value BalancerObject::attach(Info info) {
   return Task<AttachmentInfo>::run(
-      info.Env(),
-      [b = balancer_, path = info[0].As<Napi::String>().Utf8Value(), netns, options = info[2].As<Napi::String>().Utf8Value()] {
-        return b->attach_cgroup(path, netns, options);
-      },
+      info.Env(), [b = balancer_, record = to_attachment(info[0].As<Napi::Object>())] { return b->attach(record); },
       [](Napi::Env env, AttachmentInfo& a) { return from_attachment(env, a); });
 }
 
@@ -224,7 +220,7 @@ Napi::Value BalancerObject::verify(Info info) {
         VerifyOutcome outcome;
         outcome.problems = b->check();
         for (const auto& attachment : b->attachments()) {
-          if (attachment.state != "attached") continue;  // a problem already
+          if (attachment.kind != AttachmentKind::cgroup || attachment.state != "attached") continue;  // a problem already
           for (const char* hook : {"connect4", "connect6"}) {
             auto took = b->canary(attachment.id, hook);
             if (!took && (took.error().code == "ERR_READONLY" || took.error().code == "ERR_NOT_FOUND")) continue;

@@ -25,7 +25,7 @@ class BalancerObject : public Napi::ObjectWrap<BalancerObject> {
   Napi::Value snapshot(Info info);
   Napi::Value number(Info info);
   Napi::Value settled(Info info);
-  Napi::Value attach_cgroup(Info info);
+  Napi::Value attach(Info info);
   Napi::Value detach(Info info);
   Napi::Value attachments(Info info);
   Napi::Value explain(Info info);

@@ -125,6 +125,19 @@ OpenOptions to_open_options(const Napi::Object& value) {
   return options;
 }
 
+AttachmentRecord to_attachment(const Napi::Object& value) {
+  AttachmentRecord record;
+  record.path = text(value, "target");
+  record.options = text(value, "options");
+  const std::string kind = text(value, "kind"), mode = text(value, "mode");
+  record.kind = kind == "xdp" ? AttachmentKind::xdp : kind == "tc" ? AttachmentKind::tc : AttachmentKind::cgroup;
+  record.role = text(value, "role") == "workload" ? LB_ROLE_WORKLOAD : LB_ROLE_EXTERNAL;
+  record.mode = mode == "native" ? XdpMode::native : mode == "generic" ? XdpMode::generic : XdpMode::any;
+  const auto netns = value.Get("netns").As<Napi::Array>();
+  for (uint32_t i = 0; i < netns.Length(); i++) record.netns.push_back(netns.Get(i).As<Napi::String>().Utf8Value());
+  return record;
+}
+
 Query to_query(const Napi::Object& value) {
   Query query;
   query.key.address = address(value.Env(), value.Get("address"));
@@ -158,7 +171,8 @@ Napi::Object from_snapshot(Napi::Env env, const Snapshot& snapshot) {
 Napi::Object from_attachment(Napi::Env env, const AttachmentInfo& info) {
   Napi::Object o = Napi::Object::New(env);
   o.Set("id", info.id);
-  o.Set("kind", "cgroup");
+  constexpr const char* kKinds[] = {"cgroup", "tc", "xdp"};
+  o.Set("kind", kKinds[static_cast<int>(info.kind)]);
   o.Set("target", info.target);
   o.Set("mode", info.mode);
   o.Set("state", info.state);

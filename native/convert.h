@@ -24,6 +24,7 @@ inline void unwrap_status(Napi::Env env, const Status& status) {
 Service to_service(const Napi::Object& value);
 CommitInput to_commit(const Napi::Object& value);
 OpenOptions to_open_options(const Napi::Object& value);
+AttachmentRecord to_attachment(const Napi::Object& value);
 Query to_query(const Napi::Object& value);
 
 Napi::Object from_snapshot(Napi::Env env, const Snapshot& snapshot);

@@ -65,20 +65,65 @@ export interface PendingCommit {
   wait(): void;
 }
 
-export interface NativeSnapshot { number: bigint; services: NativeService[]; settings?: string }
-export interface NativeService { id: number; name: string; owner: string; record: string }
-export interface NativeBackendStats { address: string; port: number; connections: bigint; failures: bigint }
-export interface NativeAttachment { id: number; kind: 'cgroup'; target: string; mode: string; state: 'attached' | 'waiting' | 'lost'; options: string }
-export interface NativeMap { name: string; entries: number; capacity: number; bytes: number }
-export interface NativeProblem { code: string; object: string; message: string; remedy: string }
+export interface NativeSnapshot {
+  number: bigint;
+  services: NativeService[];
+  settings?: string;
+}
+export interface NativeService {
+  id: number;
+  name: string;
+  owner: string;
+  record: string;
+}
+export interface NativeBackendStats {
+  address: string;
+  port: number;
+  connections: bigint;
+  failures: bigint;
+}
+export type AttachmentKind = 'cgroup' | 'tc' | 'xdp';
+/** What to attach. `netns`: of sockets, [] for all; of devices, [] or [''] for the balancer's own. `role`, `mode`: of devices. `options`: JSON kept with it. */
+export interface NativeAttach {
+  kind: AttachmentKind;
+  target: string;
+  netns: string[];
+  options: string;
+  role?: 'external' | 'workload';
+  mode?: 'native' | 'generic' | 'auto';
+}
+export interface NativeAttachment {
+  id: number;
+  kind: AttachmentKind;
+  target: string;
+  mode: string;
+  state: 'attached' | 'waiting' | 'lost';
+  options: string;
+}
+export interface NativeMap {
+  name: string;
+  entries: number;
+  capacity: number;
+  bytes: number;
+}
+export interface NativeProblem {
+  code: string;
+  object: string;
+  message: string;
+  remedy: string;
+}
 
 export interface NativeQuery {
-  address: string; port: number; protocol: number; scope: number;
+  address: string;
+  port: number;
+  protocol: number;
+  scope: number;
   /** Path of the client's network namespace; omitted: the balancer's own. */
   netns?: string;
 }
 export interface NativeDecision {
-  verdict: number; reason: number;
+  verdict: number;
+  reason: number;
   service?: string;
   /** Key that matched: its address and port. */
   frontend?: { address: string; port: number; kind: number };
@@ -109,8 +154,8 @@ export interface NativeBalancer {
   number(): bigint;
   settled(): Promise<void>;
 
-  /** options: JSON kept with the attachment. netns: [] for all, else paths ('' = the balancer's own). */
-  attachCgroup(path: string, netns: string[], options: string): Promise<NativeAttachment>;
+  /** Where this is attached already: options updated. */
+  attach(what: NativeAttach): Promise<NativeAttachment>;
   detach(id: number): Promise<void>;
   attachments(): NativeAttachment[];
 
@@ -131,7 +176,12 @@ export interface NativeBalancer {
   close(detach: boolean): Promise<void>;
 }
 
-export interface NativeFeature { support: 'supported' | 'unsupported' | 'unknown'; minimumKernel: string; neededFor: string; fallback?: string }
+export interface NativeFeature {
+  support: 'supported' | 'unsupported' | 'unknown';
+  minimumKernel: string;
+  neededFor: string;
+  fallback?: string;
+}
 export interface NativeModule {
   /** Rejects with a NativeFailure. Runs on a worker thread. */
   open(options: NativeOpenOptions): Promise<NativeBalancer>;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The socket programs on one cgroup: loaded for it, linked, and pinned when the balancer is.
+// A place where programs of a balancer run: the sockets of a cgroup (cgroup_attachment.cc), or devices (device_attachment.cc).
 #pragma once
 
 #include <memory>
-#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,49 +16,53 @@ namespace lb {
 
 struct AttachmentInfo {
   uint32_t id = 0;
+  AttachmentKind kind = AttachmentKind::cgroup;
   std::string target, mode, state, options;
 };
 
 // cgroup v2 root from the mount table; ERR_UNSUPPORTED when there is none.
 Result<std::string> cgroup_root();
 
+// What an attachment works with: the balancer's maps, its pins (empty: none) and its own network namespace.
+struct AttachmentPlace {
+  const Maps& maps;
+  std::string directory;
+  int netns;
+};
+
 class Attachment {
  public:
-  // directory: of the pins, or empty. Loads the programs and links them, all or none.
-  static Result<std::unique_ptr<Attachment>> create(const Maps& maps, const AttachmentRecord& record, const std::string& directory);
-  // Takes over pinned links: newly loaded programs replace those that run, one atomic exchange for each hook.
-  // What cannot be taken over is lost, for the reason that failure() says.
-  static std::unique_ptr<Attachment> resume(const Maps& maps, const AttachmentRecord& record, const std::string& directory);
+  // Loads the programs and puts them in place, all or none.
+  static Result<std::unique_ptr<Attachment>> create(const AttachmentPlace& place, const AttachmentRecord& record);
+  // Takes over what is pinned: newly loaded programs replace those that run, one atomic exchange for each hook. What cannot be taken over is lost,
+  // and problems() says why.
+  static std::unique_ptr<Attachment> resume(const AttachmentPlace& place, const AttachmentRecord& record);
   // For observers: what the pins say.
-  static AttachmentInfo describe(const AttachmentRecord& record, const std::string& directory);
-  // Detaches what is pinned, whoever holds it.
+  static AttachmentInfo describe(const AttachmentPlace& place, const AttachmentRecord& record);
+  // Of an attachment that no record names: detaches what is pinned, whoever holds it.
   static void remove_pins(uint32_t id, const std::string& directory);
 
+  virtual ~Attachment() = default;
   // Other options: newly loaded programs replace those that run.
-  Status replace(const Maps& maps, const AttachmentRecord& record);
-  Status detach();
-  AttachmentInfo info() const;
+  virtual Status replace(const AttachmentRecord& record) = 0;
+  virtual Status detach() = 0;
+  virtual AttachmentInfo info() const = 0;
+  // What is wrong with it.
+  virtual std::vector<Problem> problems() const = 0;
+  // Are all programs where they were put?
+  virtual bool intact() const = 0;
+  // Devices: a socket that tells when some come and go; -1: none.
+  virtual int events() const { return -1; }
+  // Devices have come or gone; `gone`: their numbers.
+  virtual void follow(const std::set<int>& gone) { (void)gone; }
   const AttachmentRecord& record() const { return record_; }
-  // Hooks whose link is no longer on the cgroup.
-  std::vector<std::string> lost() const;
-  const std::optional<Error>& failure() const { return failure_; }
-  // Every hook is attached and runs this object's programs.
-  bool whole() const { return !failure_ && lost().empty(); }
 
- private:
-  explicit Attachment(AttachmentRecord record, std::string directory) : record_(std::move(record)), directory_(std::move(directory)) {}
-  Status load(const Maps& maps);
-  Status resume_hook(const std::string& name, UniqueFd& cgroup);
-  // Says which namespaces the programs serve: `cookies` are those of the record.
-  Status add_namespaces(const Maps& maps, const AttachmentRecord& record, std::vector<uint64_t>& cookies);
-  void drop_namespaces(const Maps& maps, const AttachmentRecord& record, const std::vector<uint64_t>& cookies);
-  std::string pin(const char* program) const;
+ protected:
+  Attachment(const AttachmentPlace& place, AttachmentRecord record) : place_(place), record_(std::move(record)) {}
+  std::string pin(const std::string& hook) const;
 
+  AttachmentPlace place_;
   AttachmentRecord record_;
-  std::string directory_;
-  std::unique_ptr<Object> object_;
-  std::vector<std::pair<std::string, UniqueFd>> links_;
-  std::optional<Error> failure_;
 };
 
 }  // namespace lb

@@ -22,7 +22,6 @@
 namespace lb {
 namespace {
 
-constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
 constexpr size_t kUnreported = 16;
 constexpr auto kLockPoll = std::chrono::milliseconds(10);
 
@@ -333,97 +332,16 @@ std::vector<LogRecord> Balancer::live_records() const {
   return records;
 }
 
-void Balancer::mark_attached(uint32_t id, bool on) {
-  const __u64 bit = 1ull << id;
-  store_release(&maps_.control->attachments, on ? maps_.control->attachments | bit : maps_.control->attachments & ~bit);
-}
-
-Result<AttachmentInfo> Balancer::attach_cgroup(const std::string& path, const std::vector<std::string>& netns, const std::string& options) {
-  std::shared_lock alive(life_);
-  std::lock_guard lock(mutex_);
-  LB_TRY(refuse_if_closed("attachCgroup"));
-  if (options_.readonly) return make_error("ERR_READONLY", "attachCgroup", path, "the balancer was opened read-only");
-  AttachmentRecord record{0, path, options, netns};
-  while (record.path.size() > 1 && record.path.back() == '/') record.path.pop_back();  // one cgroup is one attachment
-  const auto same = std::find_if(attachments_.begin(), attachments_.end(), [&](const auto& a) { return a.second->record().path == record.path; });
-  if (same != attachments_.end()) record.id = same->first;
-  // First in, first out: what a socket remembers of an attachment that is gone should not meet its successor.
-  for (uint32_t n = 1; !record.id && n < kAttachments; n++)
-    if (const uint32_t id = (last_attachment_ + n - 1) % (kAttachments - 1) + 1; !attachments_.count(id)) record.id = last_attachment_ = id;
-  if (!record.id) {
-    Error e = make_error("ERR_CAPACITY", "attachCgroup", path, "needs " + std::to_string(kAttachments) + " attachments, has room for " + std::to_string(kAttachments - 1) + "; detach one");
-    e.details["need"] = static_cast<double>(kAttachments);
-    e.details["have"] = static_cast<double>(kAttachments - 1);
-    e.details["option"] = std::string("attachments");
-    return e;
-  }
-
-  std::unique_ptr<Attachment> made;
-  if (same != attachments_.end() && same->second->whole()) {
-    if (same->second->record().netns == netns && same->second->record().options == options) return same->second->info();
-    LB_TRY(same->second->replace(maps_, record));
-  } else {
-    if (same != attachments_.end()) LB_TRY(same->second->detach());
-    // Before the first connection can be translated twice: see "nested" in bpf/include/sockets.h.
-    mark_attached(record.id, true);
-    auto created = Attachment::create(maps_, record, options_.pin_path);
-    if (!created) {
-      mark_attached(record.id, false);
-      return created.error();
-    }
-    made = std::move(*created);
-  }
-  CommitInput input;
-  input.attach.push_back(record);
-  const Status logged = commit_locked(std::move(input));
-  if (!logged) {
-    if (made) (void)made->detach();
-    if (made) mark_attached(record.id, false);
-    return logged.error();
-  }
-  if (made) attachments_[record.id] = std::move(made);
-  reserve_or_report();
-  return attachments_[record.id]->info();
-}
-
-Status Balancer::detach(uint32_t id) {
-  std::shared_lock alive(life_);
-  std::lock_guard lock(mutex_);
-  LB_TRY(refuse_if_closed("detach"));
-  const auto it = attachments_.find(id);
-  if (it == attachments_.end()) return ok();
-  // The log first: a death behind it leaves pins that no record names, which the next open removes.
-  CommitInput input;
-  input.detach.push_back(id);
-  LB_TRY(commit_locked(std::move(input)));
-  LB_TRY(it->second->detach());
-  mark_attached(id, false);
-  attachments_.erase(it);
-  sweeps_->request_ways();
-  reserve_or_report();
-  return ok();
-}
-
-std::vector<AttachmentInfo> Balancer::attachments() {
-  std::shared_lock alive(life_);
-  std::lock_guard lock(mutex_);
-  std::vector<AttachmentInfo> rows;
-  if (closed_) return rows;
-  if (options_.readonly) {
-    auto content = read_log();
-    if (!content) return rows;
-    for (const auto& [id, record] : content->attachments) rows.push_back(Attachment::describe(record, options_.pin_path));
-  } else {
-    for (const auto& [id, a] : attachments_) rows.push_back(a->info());
-  }
-  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
-  return rows;
-}
-
 uint32_t Balancer::owner() const { return closed_ ? 0 : static_cast<uint32_t>(maps_.control->owner); }
 
 // Waits for what other threads do with this object, then lets go of everything; the object stays as an empty shell.
 Status Balancer::close(bool detach) {
+  {
+    // Its thread may be waiting for life_.
+    std::unique_ptr<DeviceWatch> watch;
+    std::lock_guard lock(watching_);
+    watch = std::move(watch_);
+  }
   std::unique_lock alone(life_);
   if (closed_) return ok();
   if (!options_.readonly) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "attachment.h"
+#include "device_watch.h"
 #include "indices.h"
 #include "log.h"
 #include "maps.h"
@@ -31,10 +32,6 @@ struct OpenOptions {
   std::string netns;  // path; empty: the caller's
   Capacity capacity;
   uint32_t lock_timeout_ms = 0;
-};
-
-struct Problem {
-  std::string code, object, message, remedy;
 };
 
 struct Snapshot {
@@ -89,6 +86,8 @@ struct MapRow {
   uint64_t entries, capacity, bytes;
 };
 
+inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
+
 inline constexpr char kCanaryName[] = "\x01" "canary";  // no service of a user may begin with a control character
 
 class Balancer {
@@ -110,7 +109,8 @@ class Balancer {
   // Blocks until sockets are swept and indices are free again.
   void settle();
 
-  Result<AttachmentInfo> attach_cgroup(const std::string& path, const std::vector<std::string>& netns, const std::string& options);
+  // record: without an id.
+  Result<AttachmentInfo> attach(AttachmentRecord record);
   Status detach(uint32_t id);
   std::vector<AttachmentInfo> attachments();
 
@@ -138,6 +138,13 @@ class Balancer {
   Status repair_keys();
   void repair_backends();
   Status resume_attachments();
+  Status ensure_packets();
+  Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);
+  Result<uint32_t> find_attachment(const char* operation, const AttachmentRecord& record, bool& known);
+  AttachmentPlace place() { return {maps_, options_.pin_path, netns_.get()}; }
+  bool same_netns(const AttachmentRecord& a, const AttachmentRecord& b) const;
+  void watch(const Attachment& attachment);
+  void devices_changed(uint32_t id, const std::set<int>& gone);
   Status commit_locked(CommitInput input);
   Status drop_canary();
   void mark_attached(uint32_t id, bool on);
@@ -188,6 +195,8 @@ class Balancer {
   uint32_t last_attachment_ = 0;
   std::unique_ptr<Object> decide_;
   std::unique_ptr<SweepThread> sweeps_;
+  std::mutex watching_;
+  std::unique_ptr<DeviceWatch> watch_;  // its thread takes life_ and mutex_
   std::unique_ptr<Indices> indices_;  // last: its thread works on what is above
 };
 

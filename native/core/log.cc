@@ -146,6 +146,9 @@ std::string encode_attachment(const AttachmentRecord& a) {
   w.text(a.options);
   w.value(static_cast<uint32_t>(a.netns.size()));
   for (const auto& n : a.netns) w.text(n);
+  w.value(a.kind);
+  w.value(a.role);
+  w.value(a.mode);
   return std::move(w.out);
 }
 
@@ -154,7 +157,13 @@ bool decode_attachment(std::string_view payload, AttachmentRecord& a) {
   a.path = r.text();
   a.options = r.text();
   for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) a.netns.push_back(r.text());
-  return r.good;
+  if (!r.good) return false;
+  // Records of before there were devices end here.
+  if (r.in.size() < 3) return true;
+  a.kind = r.value<AttachmentKind>();
+  a.role = r.value<uint8_t>();
+  a.mode = r.value<XdpMode>();
+  return a.kind <= AttachmentKind::xdp && a.mode <= XdpMode::generic;
 }
 
 std::string encode_text(const std::string& text) {

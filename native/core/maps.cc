@@ -18,6 +18,11 @@ namespace lb {
 namespace {
 
 constexpr char kControl[] = "lb_control";
+constexpr char kNode[] = "lb_node";  // pinned last of the packet maps
+// Of bpf/include/packet_maps.h; what else the packet programs declare is for each attachment by itself.
+constexpr std::string_view kPacketMaps[] = {"lb_owners", "lb_connections", "lb_replies", "lb_ranges4", "lb_ranges6", "lb_addresses", "lb_fragments", kNode};
+
+bool is_packet_map(std::string_view name) { return std::find(std::begin(kPacketMaps), std::end(kPacketMaps), name) != std::end(kPacketMaps); }
 
 // A pin is named for its map without our prefix; bpffs takes no dots.
 std::string pin_of(const std::string& directory, const std::string& name) { return directory + "/" + name.substr(3); }
@@ -27,6 +32,9 @@ uint32_t power_of_two(uint32_t n) {
   while (p < n) p *= 2;
   return p;
 }
+
+// At least two: a connection has two sets that it may lie in.
+uint32_t flow_set_count(const Capacity& c) { return power_of_two(std::max(2u, (c.connections + LB_FLOW_WAYS - 1) / LB_FLOW_WAYS)); }
 
 // Elements of each map whose size is a choice.
 std::map<std::string, uint32_t> sizes(const Maps& maps) {
@@ -43,8 +51,40 @@ std::map<std::string, uint32_t> sizes(const Maps& maps) {
           {"lb_failures", 2 * slots},  // failures, then connections of backends that are gone
           {"lb_usage", maps.stripes * backends},
           {"lb_affinities", c.affinities},
+          {"lb_owners", flow_set_count(c)},
+          {"lb_connections", flow_set_count(c) * LB_FLOW_WAYS},
+          {"lb_replies", 2 * flow_set_count(c)},
+          {"lb_addresses", c.frontends},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
           {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
+}
+
+// What a pin holds must be what this version writes.
+Result<UniqueFd> get_pin(const std::string& directory, const bpf_map* wanted) {
+  const std::string name = bpf_map__name(wanted);
+  UniqueFd fd(bpf_obj_get(pin_of(directory, name).c_str()));
+  if (!fd) {
+    Error e = kernel_error("open", pin_of(directory, name), errno,
+                           "the pins are of another version of the library or damaged; close them with the version that made them, or remove the directory");
+    if (errno == ENOENT) e.code = "ERR_LAYOUT";
+    return e;
+  }
+  bpf_map_info info{};
+  __u32 length = sizeof info;
+  if (bpf_obj_get_info_by_fd(fd.get(), &info, &length)) return kernel_error("open", name, errno);
+  if (info.value_size != bpf_map__value_size(wanted) || info.key_size != bpf_map__key_size(wanted))
+    return make_error("ERR_LAYOUT", "open", directory,
+                      "map " + name + " has another layout; the pins were made by another version of the library: close({detach: true}) with that version first");
+  return fd;
+}
+
+void set_sizes(Object& object, const Maps& maps) {
+  const auto wanted = sizes(maps);
+  bpf_map* m;
+  bpf_object__for_each_map(m, object.get()) {
+    const auto it = wanted.find(bpf_map__name(m));
+    if (it != wanted.end()) bpf_map__set_max_entries(m, it->second);
+  }
 }
 
 }  // namespace
@@ -59,6 +99,8 @@ uint32_t Maps::room_of_keys(uint32_t capacity) {
   return capacity <= kDoubledUpTo ? room : std::min(room, power_of_two(capacity) - capacity);
 }
 
+uint32_t Maps::flow_sets() const { return flow_set_count(capacity); }
+
 void Maps::derive() {
   stripes = std::min<uint32_t>(LB_STRIPES, power_of_two(static_cast<uint32_t>(std::max(1, libbpf_num_possible_cpus()))));
   const uint32_t wanted = (capacity.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
@@ -72,20 +114,9 @@ Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory
   maps.derive();
   auto object = Object::open("decide");
   if (!object) return object.error();
-  const auto wanted = sizes(maps);
-  bpf_map* m;
-  bpf_object__for_each_map(m, object->get()) {
-    const auto it = wanted.find(bpf_map__name(m));
-    if (it != wanted.end()) bpf_map__set_max_entries(m, it->second);
-  }
+  set_sizes(*object, maps);
   LB_TRY(object->load("open", directory.empty() ? "maps" : directory));
-  bpf_object__for_each_map(m, object->get()) {
-    const std::string name = bpf_map__name(m);
-    if (name.rfind("lb_", 0) != 0) continue;
-    UniqueFd fd(fcntl(bpf_map__fd(m), F_DUPFD_CLOEXEC, 0));
-    if (!fd) return kernel_error("open", name, errno);
-    maps.fds_[name] = std::move(fd);
-  }
+  LB_TRY(maps.take_fds(*object, false));
   LB_TRY(maps.map_memory(false));
 
   maps.control->layout = LB_LAYOUT;
@@ -100,6 +131,65 @@ Result<Maps> Maps::create(const Capacity& capacity, const std::string& directory
   return maps;
 }
 
+// Those of the packet hooks, or the others, of a loaded object.
+Status Maps::take_fds(Object& object, bool packets) {
+  bpf_map* m;
+  bpf_object__for_each_map(m, object.get()) {
+    const std::string name = bpf_map__name(m);
+    if (name.rfind("lb_", 0) != 0 || packets != is_packet_map(name)) continue;
+    UniqueFd fd(fcntl(bpf_map__fd(m), F_DUPFD_CLOEXEC, 0));
+    if (!fd) return kernel_error("open", name, errno);
+    fds_[name] = std::move(fd);
+  }
+  return ok();
+}
+
+Status Maps::ensure_packets(const std::string& directory) {
+  if (has_packets()) return ok();
+  const Status made = make_packets(directory);
+  if (made) return ok();
+  for (const auto name : kPacketMaps) {
+    fds_.erase(std::string(name));
+    mappings_.erase(std::string(name));
+    if (!directory.empty()) unlink(pin_of(directory, std::string(name)).c_str());
+  }
+  node = nullptr;
+  owners = nullptr;
+  connections = nullptr;
+  return made.error();
+}
+
+Status Maps::make_packets(const std::string& directory) {
+  auto object = Object::open("tc_lb");
+  if (!object) return object.error();
+  set_sizes(*object, *this);
+  LB_TRY(lend(*object));
+  bpf_program* p;
+  bpf_object__for_each_program(p, object->get()) bpf_program__set_autoload(p, false);
+  LB_TRY(object->load("attach", directory.empty() ? "packet maps" : directory));
+  LB_TRY(take_fds(*object, true));
+  if (!directory.empty())
+    for (const auto name : kPacketMaps) {
+      const std::string pin = pin_of(directory, std::string(name));
+      // Of a set that a death left incomplete: nothing is attached that could use it.
+      unlink(pin.c_str());
+      if (bpf_obj_pin(fd(std::string(name)), pin.c_str())) return kernel_error("attach", pin, errno);
+    }
+  return map_packets(false);
+}
+
+Status Maps::find_packets(const std::string& directory, bool readonly) {
+  if (access(pin_of(directory, kNode).c_str(), F_OK)) return ok();
+  auto object = Object::open("tc_lb");
+  if (!object) return object.error();
+  for (const auto name : kPacketMaps) {
+    auto fd = get_pin(directory, object->map(std::string(name).c_str()));
+    if (!fd) return fd.error();
+    fds_[std::string(name)] = std::move(*fd);
+  }
+  return map_packets(readonly);
+}
+
 bool Maps::present(const std::string& directory) { return access(pin_of(directory, kControl).c_str(), F_OK) == 0; }
 
 void Maps::remove_pins(const std::string& directory) {
@@ -112,7 +202,7 @@ void Maps::remove_pins(const std::string& directory) {
   // The directory may hold pins of other programs.
   const auto object = Object::open("decide");
   std::erase_if(names, [&](const std::string& n) {
-    return n != "log0" && n != "log1" && n.rfind("link_", 0) != 0 && !(object && object->map(("lb_" + n).c_str()));
+    return n != "log0" && n != "log1" && n.rfind("link_", 0) != 0 && !is_packet_map("lb_" + n) && !(object && object->map(("lb_" + n).c_str()));
   });
   // The control map's pin goes first: what is left is known to be incomplete.
   std::stable_partition(names.begin(), names.end(), [](const std::string& n) { return n == std::string(kControl + 3); });
@@ -130,43 +220,42 @@ Result<Maps> Maps::find(const std::string& directory, bool readonly) {
   bpf_object__for_each_map(m, object->get()) {
     const std::string name = bpf_map__name(m);
     if (name.rfind("lb_", 0) != 0) continue;
-    UniqueFd fd(bpf_obj_get(pin_of(directory, name).c_str()));
-    if (!fd) {
-      Error e = kernel_error("open", pin_of(directory, name), errno,
-                             "the pins are of another version of the library or damaged; close them with the version that made them, or remove the directory");
-      if (errno == ENOENT) e.code = "ERR_LAYOUT";
-      return e;
-    }
-    bpf_map_info info{};
-    __u32 length = sizeof info;
-    if (bpf_obj_get_info_by_fd(fd.get(), &info, &length)) return kernel_error("open", name, errno);
-    if (info.value_size != bpf_map__value_size(m) || info.key_size != bpf_map__key_size(m))
-      return make_error("ERR_LAYOUT", "open", directory,
-                        "map " + name + " has another layout; the pins were made by another version of the library: close({detach: true}) with that version first");
-    maps.fds_[name] = std::move(fd);
+    auto fd = get_pin(directory, m);
+    if (!fd) return fd.error();
+    maps.fds_[name] = std::move(*fd);
   }
   LB_TRY(maps.map_memory(readonly));
   if (maps.control->layout != LB_LAYOUT)
     return make_error("ERR_LAYOUT", "open", directory,
                       "the pins have layout " + std::to_string(maps.control->layout) + ", this library writes layout " +
                           std::to_string(LB_LAYOUT) + "; close({detach: true}) with the version that made them first");
+  LB_TRY(maps.find_packets(directory, readonly));
   return maps;
 }
 
+template <typename T>
+Status Maps::map_one(const std::string& name, bool readonly, T*& pointer) {
+  bpf_map_info info{};
+  __u32 length = sizeof info;
+  if (bpf_obj_get_info_by_fd(fd(name), &info, &length)) return kernel_error("open", name, errno);
+  const size_t element = (info.value_size + 7) / 8 * 8;
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t bytes = (element * info.max_entries + page - 1) / page * page;
+  void* base = mmap(nullptr, bytes, readonly ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd(name), 0);
+  if (base == MAP_FAILED) return kernel_error("mmap", name, errno);
+  mappings_[name] = Mapping(base, bytes);
+  pointer = static_cast<T*>(base);
+  return ok();
+}
+
+Status Maps::map_packets(bool readonly) {
+  LB_TRY(map_one("lb_owners", readonly, owners));
+  LB_TRY(map_one("lb_connections", readonly, connections));
+  return map_one(kNode, readonly, node);
+}
+
 Status Maps::map_memory(bool readonly) {
-  auto map = [&](const std::string& name, auto*& pointer) -> Status {
-    bpf_map_info info{};
-    __u32 length = sizeof info;
-    if (bpf_obj_get_info_by_fd(fd(name), &info, &length)) return kernel_error("open", name, errno);
-    const size_t element = (info.value_size + 7) / 8 * 8;
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t bytes = (element * info.max_entries + page - 1) / page * page;
-    void* base = mmap(nullptr, bytes, readonly ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd(name), 0);
-    if (base == MAP_FAILED) return kernel_error("mmap", name, errno);
-    mappings_[name] = Mapping(base, bytes);
-    pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(base);
-    return ok();
-  };
+  auto map = [&](const std::string& name, auto*& pointer) { return map_one(name, readonly, pointer); };
   LB_TRY(map(kControl, control));
   LB_TRY(map("lb_slots", slots));
   LB_TRY(map("lb_pending", pending));
@@ -197,6 +286,9 @@ Status Maps::lend(Object& object) const {
   object.set_config("lb_filter_kept", 1);
   object.set_config("lb_usage_stride", backend_count());
   object.set_config("lb_stripe_mask", stripes - 1);
+  object.set_config("lb_owner_mask", flow_sets() - 1);
+  object.set_config("lb_reply_mask", 2 * flow_sets() - 1);
+  object.set_config("lb_flow_seed", control->instance);
   object.set_config("lb_peer4_mask", wanted.at("lb_peers4") - 1);
   object.set_config("lb_peer6_mask", wanted.at("lb_peers6") - 1);
   object.set_config("lb_can_set_retval", kernel_abilities().set_retval);

@@ -28,6 +28,9 @@ class Maps {
   static Result<Maps> find(const std::string& directory, bool readonly);
   // Is there a complete set? (The control map is pinned last.)
   static bool present(const std::string& directory);
+  // The maps of the packet hooks: found where they are pinned, else made, and pinned last of all lb_node, which says that the set is complete.
+  Status ensure_packets(const std::string& directory);
+  bool has_packets() const { return node != nullptr; }
   // Removes what a creation that died left behind.
   static void remove_pins(const std::string& directory);
 
@@ -49,15 +52,26 @@ class Maps {
   lb_verdicts* verdicts = nullptr;
   lb_ports* ports = nullptr;
   __u64* filter = nullptr;
+  // Of the packet hooks; null until there are any.
+  lb_node* node = nullptr;
+  lb_owners* owners = nullptr;
+  lb_connection* connections = nullptr;
 
   uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
   uint32_t backend_count() const { return capacity.backends + room_of_indices(capacity.backends) + 1; }
+  uint32_t flow_sets() const;
 
   static uint32_t room_of_indices(uint32_t capacity);
   static uint32_t room_of_keys(uint32_t capacity);
 
  private:
+  Status find_packets(const std::string& directory, bool readonly);
+  Status make_packets(const std::string& directory);
+  Status take_fds(Object& object, bool packets);
   Status map_memory(bool readonly);
+  Status map_packets(bool readonly);
+  template <typename T>
+  Status map_one(const std::string& name, bool readonly, T*& pointer);
   void derive();
   std::map<std::string, UniqueFd> fds_;
   std::map<std::string, Mapping> mappings_;

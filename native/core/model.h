@@ -92,10 +92,20 @@ struct Service {
   std::vector<Region> regions;
 };
 
+enum class AttachmentKind : uint8_t { cgroup = 0, tc = 1, xdp = 2 };
+enum class XdpMode : uint8_t { any = 0, native = 1, generic = 2 };
+
 struct AttachmentRecord {
   uint32_t id = 0;
-  std::string path, options;
-  std::vector<std::string> netns;
+  std::string path, options;  // cgroup, device or pattern of devices
+  std::vector<std::string> netns;  // of sockets, or where the device is; "": the balancer's own
+  AttachmentKind kind = AttachmentKind::cgroup;
+  uint8_t role = 0;  // devices: enum lb_role
+  XdpMode mode = XdpMode::any;
+};
+
+struct Problem {
+  std::string code, object, message, remedy;
 };
 
 struct CommitInput {

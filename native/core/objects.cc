@@ -17,7 +17,11 @@
 #include "socket_lb_legacy.skel.h"
 #include "sweep_current.skel.h"
 #include "sweep_legacy.skel.h"
+#include "tc_lb_current.skel.h"
+#include "tc_lb_legacy.skel.h"
 #include "unique_fd.h"
+#include "xdp_lb_current.skel.h"
+#include "xdp_lb_legacy.skel.h"
 
 namespace lb {
 namespace {
@@ -61,6 +65,18 @@ bool has_set_retval() {
                 insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)});
 }
 
+// A link of tcx to a device that cannot be: kernels that know tcx look for the device first.
+bool has_tcx() {
+#if LB_STOP_POINTS
+  if (getenv("EBPF_LB_NO_TCX")) return false;
+#endif
+  const bpf_insn insns[] = {insn(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, -1), insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)};
+  UniqueFd program(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "lb_probe", "Dual BSD/GPL", insns, std::size(insns), nullptr));
+  if (!program) return false;
+  UniqueFd link(bpf_link_create(program.get(), INT32_MAX, kTcxIngress, nullptr));
+  return !link && errno == ENODEV;
+}
+
 // Loads one program of an object, with nothing attached, to see whether the kernel takes it.
 bool program_loads(std::string_view name, Variant variant, const char* wanted, const char* setting) {
   auto object = Object::open(name, variant);
@@ -84,6 +100,8 @@ std::span<const std::byte> embedded_object(std::string_view name, Variant varian
   if (name == "socket_lb") bytes = legacy ? socket_lb_legacy__elf_bytes(&size) : socket_lb_current__elf_bytes(&size);
   if (name == "sweep") bytes = legacy ? sweep_legacy__elf_bytes(&size) : sweep_current__elf_bytes(&size);
   if (name == "destroy") bytes = legacy ? destroy_legacy__elf_bytes(&size) : destroy_current__elf_bytes(&size);
+  if (name == "tc_lb") bytes = legacy ? tc_lb_legacy__elf_bytes(&size) : tc_lb_current__elf_bytes(&size);
+  if (name == "xdp_lb") bytes = legacy ? xdp_lb_legacy__elf_bytes(&size) : xdp_lb_current__elf_bytes(&size);
   return {static_cast<const std::byte*>(bytes), size};
 }
 
@@ -96,6 +114,7 @@ const KernelAbilities& kernel_abilities() {
     a.set_retval = has_set_retval();
     a.cast_context = a.variant == Variant::current && program_loads("socket_lb", a.variant, "lb_connect4", "lb_can_cast");
     a.destroy = a.variant == Variant::current && program_loads("destroy", a.variant, "lb_destroy", nullptr);
+    a.tcx = has_tcx();
     take_libbpf_log();
     return a;
   }();

@@ -23,7 +23,11 @@ struct KernelAbilities {
   bool set_retval;    // bpf_set_retval in sock_addr programs, 6.1
   bool cast_context;  // bpf_cast_to_kern_ctx in sock_addr programs
   bool destroy;       // bpf_sock_destroy in iter/udp, 6.5
+  bool tcx;           // links of tc programs, 6.6
 };
+
+// Attach types that <linux/bpf.h> may be too old to know.
+inline constexpr bpf_attach_type kTcxIngress = static_cast<bpf_attach_type>(46), kTcxEgress = static_cast<bpf_attach_type>(47);
 const KernelAbilities& kernel_abilities();
 
 // name: of the file in bpf/, without .bpf.c

@@ -42,6 +42,7 @@ Probe probe_kernel() {
   add("set-retval", test(abilities.set_retval), "6.1", "ECONNREFUSED and EHOSTUNREACH for refused connects", "both are EPERM");
   add("inline-cookie", test(abilities.cast_context), "6.12", "the cheapest record of a TCP socket", "bpf_get_socket_cookie");
   add("sock-destroy", test(abilities.destroy), "6.5", "destroying UDP sockets of removed backends", "SOCK_DIAG destroy");
+  add("tcx", test(abilities.tcx), "6.6", "links of tc programs, which go with the process", "clsact filters");
   // The option itself: netns_cookie() would fall back.
   UniqueFd any(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   uint64_t cookie;

@@ -141,21 +141,4 @@ void Balancer::repair_backends() {
   }
 }
 
-Status Balancer::resume_attachments() {
-  attachments_.clear();
-  __u64 live = 0;
-  LogContent content = log_->read();
-  for (const auto& [id, record] : content.attachments) {
-    attachments_[id] = Attachment::resume(maps_, record, options_.pin_path);
-    remove_stale_canaries(record.path);
-    live |= 1ull << id;
-  }
-  // Links of an attachment that no committed record names.
-  for (uint32_t id = 1; id < 64; id++)
-    if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
-  store_release(&maps_.control->attachments, live);
-  reserve_or_report();
-  return ok();
-}
-
 }  // namespace lb

@@ -143,9 +143,8 @@ void Balancer::check_ports(std::vector<Problem>& found) {
 
 void Balancer::check_links(std::vector<Problem>& found) {
   for (const auto& [id, a] : attachments_) {
-    if (a->failure()) found.push_back({a->failure()->code, a->record().path, "could not be taken over: " + a->failure()->object + ": " + a->failure()->message, "attachCgroup() again, when the cause is gone"});
-    for (const auto& hook : a->lost())
-      found.push_back({"ERR_NOT_FOUND", a->record().path, hook + " is no longer attached: the cgroup is gone, or something detached it", "attachCgroup() again"});
+    const auto more = a->problems();
+    found.insert(found.end(), more.begin(), more.end());
   }
 }
 

@@ -55,6 +55,8 @@ export async function everyCall(lb: LoadBalancer, service: Service): Promise<voi
     await lb.attachCgroup(),
     await lb.attachCgroup('/a', { namespaces: 'host' }),
     await lb.attachCgroup({ path: '/a', namespaces: ['/run/netns/b'] }),
+    await lb.attachTc('eth0', { role: 'external' }),
+    await lb.attachXdp('cni*', { mode: 'generic', netns: '/run/netns/b' }),
     ...lb.attachments(),
   ];
   await attachments[0]?.detach();
@@ -107,8 +109,10 @@ export function refused(lb: LoadBalancer, service: Service, spec: NormalizedServ
   spec.algorithm = 'maglev';
   // @ts-expect-error: no such event
   lb.on('flow', () => {});
-  // @ts-expect-error: what is not there yet
+  // @ts-expect-error: a device has a role
   lb.attachTc('eth0');
+  // @ts-expect-error: unknown mode
+  lb.attachXdp('eth0', { mode: 'offload' });
   // @ts-expect-error: there is no packet hook to ask
   lb.explain({ protocol: 'tcp', from: 'external', source: { address: '::1' }, destination: { address: '::1', port: 1 } });
   // @ts-expect-error: options of one form at a time

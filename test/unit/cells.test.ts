@@ -17,7 +17,10 @@ const equal = (n: number): Weights => Array.from({ length: n }, (_, i) => [i + 1
 function cells(algorithm: 'maglev' | 'random' | 'round-robin', ...sets: Weights[]): number[][] {
   const input = sets.map((set) => `${algorithm} ${set.map(([id, weight]) => `${id}:${weight}`).join(' ')}`).join('\n');
   const output = execFileSync(program, { input: `${input}\n`, maxBuffer: 1 << 28 }).toString();
-  return output.split('\n').slice(0, sets.length).map((line) => (line === '' ? [] : line.split(' ').map(Number)));
+  return output
+    .split('\n')
+    .slice(0, sets.length)
+    .map((line) => (line === '' ? [] : line.split(' ').map(Number)));
 }
 
 function shares(list: number[]): Map<number, number> {
@@ -37,7 +40,10 @@ describe('maglev', () => {
       const total = set.reduce((sum, [, weight]) => sum + weight, 0);
       const [list = []] = cells('maglev', set);
       const got = shares(list);
-      for (const [id, weight] of set) expect(Math.abs((got.get(id) ?? 0) - weight / total) * n, `backend ${id}`).toBeLessThanOrEqual(0.01 * Math.max(1, (n * weight) / total));
+      for (const [id, weight] of set)
+        expect(Math.abs((got.get(id) ?? 0) - weight / total) * n, `backend ${id}`).toBeLessThanOrEqual(
+          0.01 * Math.max(1, (n * weight) / total),
+        );
     }
   });
 

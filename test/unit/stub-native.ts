@@ -1,5 +1,6 @@
 import type {
   CommitInput,
+  NativeAttach,
   NativeAttachment,
   NativeBalancer,
   NativeDecision,
@@ -17,7 +18,7 @@ interface Pins {
   services: Map<string, PutService>;
   settings: string | undefined;
   number: bigint;
-  attachments: Map<number, NativeAttachment & { netns: string[] }>;
+  attachments: Map<number, NativeAttachment & { netns: string[]; role: NativeAttach['role'] }>;
   isLocked: boolean;
 }
 
@@ -138,12 +139,14 @@ export class StubBalancer implements NativeBalancer {
     this.calls.push('settled');
   }
 
-  async attachCgroup(path: string, netns: string[], options: string): Promise<NativeAttachment> {
-    if (path.includes('missing'))
-      throw nativeFailure('ERR_NOT_FOUND', 'there is no such cgroup; make it first', { object: path, errno: 2 });
-    const known = [...this.pins.attachments.values()].find((attachment) => attachment.target === path);
+  async attach({ kind, target, netns, options, role, mode }: NativeAttach): Promise<NativeAttachment> {
+    if (target.includes('missing')) {
+      throw nativeFailure('ERR_NOT_FOUND', 'there is no such cgroup; make it first', { object: target, errno: 2 });
+    }
+    const known = [...this.pins.attachments.values()].find((attachment) => attachment.kind === kind && attachment.target === target);
     const id = known?.id ?? this.#nextId++;
-    const attachment = { id, kind: 'cgroup' as const, target: path, mode: 'multi', state: 'attached' as const, options, netns };
+    const how = kind === 'cgroup' ? 'multi' : kind === 'tc' ? 'tcx' : mode === 'auto' ? 'native' : mode!;
+    const attachment = { id, kind, target, mode: how, state: 'attached' as const, options, netns, role };
     this.pins.attachments.set(id, attachment);
     return attachment;
   }
