@@ -238,7 +238,7 @@ static const char *check_answer(const struct world *w, const struct input *in, c
 static const char *check_error(const struct input *in, const struct view *before, const struct result *out, const struct view *after)
 {
 	struct view was, is;
-	const struct flow *f;
+	const struct flow *f, *asked;
 
 	if (!view_read_quoted(in->frame, before, &was) || !view_read_quoted(out->frame, after, &is))
 		return "an error was changed that quotes nothing";
@@ -247,16 +247,22 @@ static const char *check_error(const struct input *in, const struct view *before
 	if (is.network_error != was.network_error)
 		return "a quoted header's checksum is off by another amount than before";
 	f = model_by_backend(was.protocol, &was.destination, &was.source);
+	if (f && same(is.source, f->client) && same(is.destination, f->service) && same_address(&after->destination, &f->client))
+		return NULL;
+	/* Of a connection whose packets came to nothing: see flow_of_lost_request(). */
+	asked = model_by_client(was.protocol, &is.source, &is.destination);
+	if (asked && asked->lost && (!f || f->seen < asked->lost) && same_address(&after->destination, &is.source))
+		return NULL;
 	if (f)
-		return same(is.source, f->client) && same(is.destination, f->service) && same_address(&after->destination, &f->client) ?
-			       NULL :
-			       "an error about a packet to the backend does not reach the client";
+		return "an error about a packet to the backend does not reach the client";
 	f = model_by_client(was.protocol, &was.destination, &was.source);
-	if (f)
-		return same(is.source, f->backend) && same(is.destination, f->source) && same_address(&after->destination, &f->backend) ?
-			       NULL :
-			       "an error about a packet to the client does not reach the backend";
-	return "an error about an unknown flow was changed";
+	if (!f)
+		return "an error about an unknown flow was changed";
+	if (same(is.source, f->backend) && same(is.destination, f->source) && same_address(&after->destination, &f->backend))
+		return NULL;
+	if (f->lost > f->seen && same_address(&after->destination, &is.source))
+		return NULL;
+	return "an error about a packet to the client does not reach the backend";
 }
 
 /* Connections are made before it is known whether there is a way. */
@@ -291,8 +297,10 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	d = in->hook == HOOK_INGRESS || in->hook == HOOK_XDP ? service_at(w, before.protocol, &before.destination) : NULL;
 	f = model_by_backend(before.protocol, &before.source, &before.destination);
 	if (before.later) {
+		/* Its ports, and so its flow, are those of another packet. */
 		*fate = FATE_TO_BACKEND;
-		return NULL; /* its ports are those of another packet */
+		wrong = hops_are_right(&before, &after, forwarded);
+		return wrong ? wrong : rest_is_same(in, &before, out, &after);
 	}
 	if (!d && !(f && same(after.source, f->service) && same(after.destination, f->client)))
 		f = flow_of_lost_request(w, f, &before, &after, forwarded);
