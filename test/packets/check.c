@@ -299,6 +299,8 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	if (before.later) {
 		/* Its ports, and so its flow, are those of another packet. */
 		*fate = FATE_TO_BACKEND;
+		if (after.protocol != before.protocol) /* wrapped */
+			return after.network_error ? "an outer header has a wrong checksum" : NULL;
 		wrong = hops_are_right(&before, &after, forwarded);
 		return wrong ? wrong : rest_is_same(in, &before, out, &after);
 	}
