@@ -151,6 +151,14 @@ LB_INLINE bool lb_may_answer(const struct lb_packet *p, const __u8 *link)
 
 /* ---- what -------------------------------------------------------------------------------------------------------------------- */
 
+/* The same length, not 0, for the verifier: that of 6.1 does not learn from a comparison with 0. */
+LB_INLINE __u32 lb_segment_length(__u32 length)
+{
+	length--;
+	barrier_var(length);
+	return (length & LB_SEGMENT_MASK) + 1;
+}
+
 /* The sum of the segment, as those of lb_sum_*; what is behind it up to a multiple of 4 is 0. */
 LB_INLINE __u64 lb_sum_segment(struct lb_draft *draft, __u32 length)
 {
@@ -272,9 +280,8 @@ LB_INLINE __u32 lb_draft_error(lb_context *ctx, struct lb_draft *draft, const st
 
 	if (p->length < quoted)
 		quoted = p->length;
-	barrier_var(quoted);
-	quoted &= LB_SEGMENT_MASK;
-	if (!quoted || bpf_skb_load_bytes(ctx, p->l3, draft->segment + LB_ICMP_LENGTH, quoted))
+	quoted = lb_segment_length(quoted);
+	if (bpf_skb_load_bytes(ctx, p->l3, draft->segment + LB_ICMP_LENGTH, quoted))
 		return 0;
 	__builtin_memset(draft->segment + LB_ICMP_LENGTH + quoted, 0, 4);
 	draft->icmp = error;
@@ -316,9 +323,8 @@ LB_INLINE bool lb_put_answer(lb_context *ctx, const struct lb_packet *p, struct 
 
 	if (!lb_clear(ctx, p, header + length))
 		return false;
-	barrier_var(length);
-	length &= LB_SEGMENT_MASK;
-	if (!length || bpf_skb_store_bytes(ctx, p->l3 + header, draft->segment, length, 0))
+	length = lb_segment_length(length);
+	if (bpf_skb_store_bytes(ctx, p->l3 + header, draft->segment, length, 0))
 		return false;
 	if (!(p->family == LB_IPV4 ? lb_store(ctx, p->l3, &draft->ipv4, sizeof(draft->ipv4))
 				   : lb_store(ctx, p->l3, &draft->ipv6, sizeof(draft->ipv6))))
