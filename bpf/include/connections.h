@@ -89,6 +89,7 @@ LB_INLINE __u64 *lb_owner_at(__u32 index)
 		return NULL;
 	barrier_var(way);
 	way &= LB_FLOW_WAYS - 1;
+	barrier_var(way); /* or clang compares with 7, which verifiers before 6.3 take for no bound */
 	return way < LB_FLOW_SET_WAYS ? &owners->way[way] : NULL;
 }
 
@@ -282,6 +283,7 @@ LB_INLINE bool lb_exchange_owner(__u32 index, __u64 seen, __u64 wanted)
 		return false;
 	barrier_var(way);
 	way &= LB_FLOW_WAYS - 1;
+	barrier_var(way); /* or clang compares with 7, which verifiers before 6.3 take for no bound */
 	if (way >= LB_FLOW_SET_WAYS)
 		return false;
 	return lb_exchange(owners, way, seen, wanted);
