@@ -43,7 +43,7 @@ export async function createNetwork(plan: LabPlan, cgroup: string, signal: Abort
     );
     if ((await Promise.all([...shells.values()].map((shell) => shell.end()))).some((output) => output.includes(noEthtool))) {
       network.warnings.push(
-        'ethtool is missing (Debian: ethtool), so devices of the lab send packets without checksums, which XDP programs then forward so, and drop what XDP programs send',
+        'ethtool is missing (Debian: ethtool), so devices of the lab send packets without checksums, which XDP programs then forward so, and lose what XDP programs redirect',
       );
     }
     return network;
@@ -162,8 +162,9 @@ function ipBatch(lines: string[]): string {
 const noEthtool = 'no ethtool';
 
 /**
- * XDP programs see packets before the kernel would have completed their checksums, and what they send out of a veth device arrives only where
- * GRO or an XDP program makes the other end receive in NAPI (veth_xdp_xmit in drivers/net/veth.c; before 5.13 only an XDP program does).
+ * XDP programs see packets before the kernel would have completed their checksums, and what they redirect to a veth device arrives only where
+ * GRO makes the other end receive in NAPI (veth_xdp_xmit in drivers/net/veth.c). Before 5.13, and for XDP_TX still (veth_xdp_flush), the other
+ * end needs an XDP program, which is for the user to attach.
  */
 function suitXdp(devices: DevicePlan[]): string {
   if (devices.length === 0) return '';
