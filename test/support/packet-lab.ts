@@ -2,7 +2,7 @@ import type { BackendSpec, Endpoint, NodeConfig } from 'ebpf-lb';
 import { Lab } from 'ebpf-lb/lab';
 import { compile } from './compile.js';
 import { slow } from './fixture.js';
-import { serveTraffic, TrafficClient } from './traffic.js';
+import { serveTraffic, startProgram, TrafficClient } from './traffic.js';
 
 /*
  *   client --- router --- front links --- lb1, lb2 --- back (a switch) --- node1, node2
@@ -32,6 +32,14 @@ const number = (machine: Machine): number => machines.indexOf(machine) + 1;
 const isBalancer = (machine: Machine): machine is Balancer => machine.startsWith('lb');
 
 type Pair<T> = { 4: T; 6: T };
+const isOnSwitch = (name: Machine | 'router'): boolean => name !== 'node3';
+const onSwitch = [...machines.filter(isOnSwitch), 'router'] as const;
+
+/** Of the link to the switch. */
+const back = (name: Machine | 'router', family: Family): string => {
+  const index = onSwitch.indexOf(name) + 1;
+  return family === 4 ? `10.10.0.${index}` : `fd00:10:10::${index}`;
+};
 /** Of the links to the router. */
 const front = (machine: Machine): Pair<string> => ({ 4: `10.1.${number(machine)}.`, 6: `fd01:${number(machine)}::` });
 const podCIDR = (machine: Machine): Pair<string> => ({ 4: `10.244.${number(machine)}.0/24`, 6: `fd00:244:${number(machine)}::/64` });
@@ -88,8 +96,8 @@ export class PacketLab {
   static async create({ clientMtu = 1500, balancers = ['lb1'] }: PacketLabOptions = {}): Promise<PacketLab> {
     const routerLinks = machines.filter((machine) => isBalancer(machine) || machine === 'node3');
     const lab = await Lab.create({
-      namespaces: [...machines.filter((machine) => machine !== 'node3'), 'router'],
       links: [
+        ...onSwitch.map((name) => ({ between: ['switch', name] as [string, string], addresses: [] })),
         {
           between: ['client', 'router'],
           addresses: ([4, 6] as const).map((family): [string, string] => {
@@ -112,6 +120,7 @@ export class PacketLab {
     });
     const built = new PacketLab(lab);
     try {
+      await built.#setSwitch();
       await built.#setRoutes();
       await built.routeServices(balancers);
       return built;
@@ -135,20 +144,22 @@ export class PacketLab {
     const hasFront = isBalancer(machine) || machine === 'node3';
     const addresses = ([4, 6] as const).flatMap((family) => [
       ...(hasFront ? [`${front(machine)[family]}2`] : []),
-      ...(machine === 'node3' ? [] : [this.lab.address(machine, family)]),
+      ...(isOnSwitch(machine) ? [back(machine, family)] : []),
     ]);
     return { name: machine, addresses, podCIDRs: Object.values(podCIDR(machine)) };
   }
 
   /** The address of a machine that clients use. */
   nodeAddress(machine: Machine, family: Family): string {
-    return isBalancer(machine) || machine === 'node3' ? `${front(machine)[family]}2` : this.lab.address(machine, family);
+    return isBalancer(machine) || machine === 'node3' ? `${front(machine)[family]}2` : back(machine, family);
   }
 
   /** The device of a machine that leads to clients, and a balancer's other one, too. */
   devices(machine: Machine): string[] {
     if (machine === 'node3') return [this.lab.device('node3', 'router')];
-    return isBalancer(machine) ? [this.lab.device(machine, 'router'), this.lab.device(machine)] : [this.lab.device(machine)];
+    return isBalancer(machine)
+      ? [this.lab.device(machine, 'router'), this.lab.device(machine, 'switch')]
+      : [this.lab.device(machine, 'switch')];
   }
 
   /** Host's side of a workload's device. */
@@ -192,10 +203,27 @@ export class PacketLab {
     return this.lab.close();
   }
 
+  async #setSwitch(): Promise<void> {
+    const ports = onSwitch.map((name) => this.lab.device('switch', name));
+    await this.#ip('switch', [
+      'link add switch type bridge forward_delay 0 mcast_snooping 0',
+      'link set switch up',
+      ...ports.map((port) => `link set ${port} master switch`),
+    ]);
+    const unfiltered = 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e "$f" ] || echo 0 > "$f"; done';
+    await this.lab.run('switch', ['sh', '-ec', unfiltered]);
+    for (const name of onSwitch) {
+      const device = this.lab.device(name, 'switch');
+      await this.#ip(name, [`addr add ${back(name, 4)}/16 dev ${device}`, `addr add ${back(name, 6)}/64 dev ${device} nodad`]);
+    }
+    // The other ends of the balancers' devices.
+    const towards = machines.filter(isBalancer).map((machine) => this.lab.device('router', machine));
+    await Promise.all([startProgram(this.lab, 'switch', 'xdp_pass', ports), startProgram(this.lab, 'router', 'xdp_pass', towards)]);
+  }
+
   async #setRoutes(): Promise<void> {
     const both = (line: (family: Family) => string) => [line(4), line(6)];
     const others = (self: Machine) => machines.filter((machine) => machine !== self);
-    const onSwitch = (machine: Machine) => machine !== 'node3';
     await this.#ip('client', [
       ...both((family) => `route add default via ${addressIn('client', family, 1)}`),
       ...both((family) => `route add blackhole ${floodSources[family]}`),
@@ -209,8 +237,7 @@ export class PacketLab {
       'router',
       both((family) => `route add ${floodSources[family]} via ${clientAddress(family)}`),
     );
-    const viaOf = (machine: Machine, family: Family) =>
-      onSwitch(machine) ? this.lab.address(machine, family) : `${front(machine)[family]}2`;
+    const viaOf = (machine: Machine, family: Family) => (isOnSwitch(machine) ? back(machine, family) : `${front(machine)[family]}2`);
     await this.#ip(
       'router',
       machines.flatMap((machine) => both((family) => `route add ${podCIDR(machine)[family]} via ${viaOf(machine, family)}`)),
@@ -218,14 +245,14 @@ export class PacketLab {
     await this.lab.run('router', ['sh', '-ec', 'for f in 4 6; do echo 1 > /proc/sys/net/ipv$f/fib_multipath_hash_policy; done']);
     for (const machine of machines) {
       const router = (family: Family) =>
-        isBalancer(machine) || machine === 'node3' ? `${front(machine)[family]}1` : this.lab.address('router', family);
-      const neighbours = onSwitch(machine) ? others(machine).filter(onSwitch) : [];
+        isBalancer(machine) || machine === 'node3' ? `${front(machine)[family]}1` : back('router', family);
+      const neighbours = isOnSwitch(machine) ? others(machine).filter(isOnSwitch) : [];
       await this.#ip(machine, [
         ...both((family) => `route add default via ${router(family)}`),
-        ...neighbours.flatMap((other) => both((family) => `route add ${podCIDR(other)[family]} via ${this.lab.address(other, family)}`)),
+        ...neighbours.flatMap((other) => both((family) => `route add ${podCIDR(other)[family]} via ${back(other, family)}`)),
         // Translated sources are answered by the switch.
         ...(isBalancer(machine) ? [] : neighbours.filter(isBalancer)).flatMap((other) =>
-          both((family) => `route add ${front(other)[family]}2 via ${this.lab.address(other, family)}`),
+          both((family) => `route add ${front(other)[family]}2 via ${back(other, family)}`),
         ),
         // Or what no service holds would go back and forth between balancer and router.
         ...(isBalancer(machine) ? (['external', 'loadBalancer'] as const) : []).flatMap((range) =>

@@ -36,18 +36,22 @@ export interface SocketOptions {
   patienceMs?: number;
 }
 
-/** Starts a server of TCP and UDP on these ports of all addresses of a namespace; resolves when they are open. */
-export async function serveTraffic(lab: Lab, namespace: string, ports: number[]): Promise<ChildProcess> {
-  const child = lab.spawn(namespace, [compile('traffic_server'), namespace, ...ports.map(String)]);
+/** Starts a program of test/support, which ends with the lab; resolves when it says that it is ready. */
+export async function startProgram(lab: Lab, namespace: string, name: string, words: string[]): Promise<void> {
+  const child = lab.spawn(namespace, [compile(name), ...words]);
   const { stdout, stderr } = child;
-  if (!stdout || !stderr) throw new Error('the server has no outputs');
+  if (!stdout || !stderr) throw new Error('the program has no outputs');
   let errors = '';
   stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
   await new Promise<void>((resolve, reject) => {
     stdout.once('data', () => resolve());
-    child.once('exit', (code) => reject(new Error(`traffic_server ${namespace} ended (${code}): ${errors.trim()}`)));
+    child.once('exit', (code) => reject(new Error(`${name} in ${namespace} ended (${code}): ${errors.trim()}`)));
   });
-  return child;
+}
+
+/** A server of TCP and UDP on these ports of all addresses of a namespace. */
+export function serveTraffic(lab: Lab, namespace: string, ports: number[]): Promise<void> {
+  return startProgram(lab, namespace, 'traffic_server', [namespace, ...ports.map(String)]);
 }
 
 /** A process in a namespace whose sockets the test drives (traffic_client.c). */

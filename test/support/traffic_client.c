@@ -79,7 +79,9 @@ static void open_socket(const struct command *command, int type, const char *arg
 		return fail(command->id, EMFILE);
 	}
 	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	/* One port to several places; with it, any port may be one that another datagram socket has. */
+	if (own_port)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	set_patience(fd, patience);
 	if (type == SOCK_DGRAM) {
