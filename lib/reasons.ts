@@ -31,7 +31,8 @@ export type Reason =
   | 'fragment-without-first'
   | 'sctp-port'
   | 'dsr-port'
-  | 'answer-limited';
+  | 'answer-limited'
+  | 'source-is-ours';
 
 export interface ReasonInfo {
   number: number;
@@ -222,6 +223,12 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'The packet was to be refused with a TCP reset or an ICMP error, and more of these were due than are sent in a second.',
     remedy: 'Look for what sends so much to a service without backends, or with so few hops or so great packets; the limit is no setting.',
   },
+  'source-is-ours': {
+    number: 31,
+    verdict: 'drop',
+    sentence: 'The packet came from outside with a source that is a service address, this node\'s own, or nobody\'s.',
+    remedy: 'Look for who sends it; whoever drops such sources at the edge (RFC 3704) does not see them here.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -256,4 +263,5 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [28, 'sctp-port'],
   [29, 'dsr-port'],
   [30, 'answer-limited'],
+  [31, 'source-is-ours'],
 ]);

@@ -106,36 +106,6 @@ LB_INLINE bool lb_answer_allowed(__u32 kind)
 
 /* ---- to whom ------------------------------------------------------------------------------------------------------------------ */
 
-LB_INLINE bool lb_is_unicast(const __be32 *address, __u8 family)
-{
-	__u32 first = bpf_ntohl(address[0]);
-
-	if (family == LB_IPV4)
-		return first >> 24 && first >> 24 != 127 && first < 0xe0000000;
-	if (first >> 24 == 0xff)
-		return false;
-	return address[0] | address[1] | address[2] || bpf_ntohl(address[3]) > 1;
-}
-
-LB_INLINE bool lb_is_service_address(const __be32 *address, __u8 family)
-{
-	struct lb_peer6 key = {.address = {0, 0, bpf_htonl(0xffff), address[0]}};
-
-	if (family == LB_IPV6)
-		lb_address_copy(key.address, address);
-	return bpf_map_lookup_elem(&lb_addresses, &key);
-}
-
-/* Of lb_node: the node's own, not a service's alone. */
-LB_INLINE bool lb_is_node_address(const __be32 *address, __u8 family)
-{
-	const struct lb_node *node = lb_node_settings();
-
-	if (!node)
-		return false;
-	return family == LB_IPV4 ? address[0] == node->address4 : lb_address_equal(address, node->address6, LB_IPV6);
-}
-
 /* Is this one to send answers to? Those to addresses of ours would come back. */
 LB_INLINE bool lb_may_be_told(const __be32 *address, __u8 family)
 {

@@ -73,6 +73,48 @@ LB_INLINE bool lb_in_ranges(__u32 set, const __be32 *address, __u8 family)
 	return bpf_map_lookup_elem(&lb_ranges6, &key);
 }
 
+/* ---- whose address --------------------------------------------------------------------------------------------------------------- */
+
+LB_INLINE bool lb_is_unicast(const __be32 *address, __u8 family)
+{
+	__u32 first = bpf_ntohl(address[0]);
+
+	if (family == LB_IPV4)
+		return first >> 24 && first >> 24 != 127 && first < 0xe0000000;
+	if (first >> 24 == 0xff)
+		return false;
+	return address[0] | address[1] | address[2] || bpf_ntohl(address[3]) > 1;
+}
+
+LB_INLINE bool lb_is_service_address(const __be32 *address, __u8 family)
+{
+	struct lb_peer6 key = {.address = {0, 0, bpf_htonl(0xffff), address[0]}};
+
+	if (family == LB_IPV6)
+		lb_address_copy(key.address, address);
+	return bpf_map_lookup_elem(&lb_addresses, &key);
+}
+
+/* Of lb_node: the node's own, not a service's alone. */
+LB_INLINE bool lb_is_node_address(const __be32 *address, __u8 family)
+{
+	const struct lb_node *node = lb_node_settings();
+
+	if (!node)
+		return false;
+	return family == LB_IPV4 ? address[0] == node->address4 : lb_address_equal(address, node->address6, LB_IPV6);
+}
+
+/*
+ * May a client have this address? Nobody outside has one of ours, and what answers there sends would come back to us.
+ */
+LB_INLINE bool lb_may_be_client(const struct lb_packet *p)
+{
+	if (lb_role != LB_ROLE_EXTERNAL)
+		return true;
+	return lb_is_unicast(p->source, p->family) && !lb_is_service_address(p->source, p->family) && !lb_is_node_address(p->source, p->family);
+}
+
 /* ---- connections ------------------------------------------------------------------------------------------------------------ */
 
 /* A packet of the connection was seen; `flags`: enum lb_life to be added. */
@@ -230,6 +272,8 @@ __noinline int lb_choose_backend(lb_context *ctx)
 
 	if (!node || !work || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
+	if (!lb_may_be_client(&work->packet))
+		return LB_REASON_SOURCE_IS_OURS;
 	region.first = work->region;
 	region.line = bpf_map_lookup_elem(&lb_table, &region.first);
 	if (!region.line)
@@ -341,7 +385,24 @@ LB_INLINE void lb_note_refusal(__u32 service)
 		lb_write_once(*refused, lb_seconds());
 }
 
-/* Says in lb_work() that the packet goes to this backend, with nothing remembered. 0: it is on this node, where answers must be known. */
+/* Is the source a service? What its backend answers would come back for ever. The filter makes this cheap enough for each packet. */
+LB_INLINE bool lb_is_from_service(const struct lb_work *work)
+{
+	struct lb_flow source = {
+		.port = work->packet.source_port,
+		.protocol = work->packet.protocol,
+		.family = work->packet.family,
+		.scope = work->flow.scope,
+	};
+
+	lb_address_copy(source.address, work->packet.source);
+	return lb_frontend_lookup(&source);
+}
+
+/*
+ * Says in lb_work() that the packet goes to this backend, with nothing remembered. 0: it is on this node, where answers must be known, or from
+ * an address of ours.
+ */
 __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 {
 	struct lb_work *work = lb_work();
@@ -349,7 +410,7 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 
 	if (!work || !ctx || lb_choice_set(&choice, index) != LB_REASON_FORWARDED)
 		return 0;
-	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL)
+	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || lb_is_from_service(work))
 		return 0;
 	lb_address_copy(work->to.destination, choice.backend->address);
 	lb_address_copy(work->to.source, work->packet.source);

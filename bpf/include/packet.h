@@ -398,7 +398,7 @@ LB_INLINE bool lb_parse(lb_context *ctx, struct lb_packet *p)
 	if (p->protocol == (p->family == LB_IPV4 ? LB_IPPROTO_ICMP : LB_IPPROTO_ICMPV6))
 		return p->part == LB_WHOLE && lb_load(ctx, p->l4, &p->icmp_type, 1);
 	if (p->part == LB_LATER_FRAGMENT)
-		return lb_has_ports(p->protocol);
+		return lb_has_ports(p->protocol) && p->l4 - p->l3 <= p->length;
 	return lb_has_ports(p->protocol) && lb_parse_ports(ctx, p);
 }
 

@@ -65,7 +65,9 @@ enum lb_reason {
 	LB_REASON_DSR_PORT = 29,
 	/* drop: The packet was to be refused with a TCP reset or an ICMP error, and more of these were due than are sent in a second. */
 	LB_REASON_ANSWER_LIMITED = 30,
-	LB_REASON_COUNT = 31, /* of an array indexed by reason */
+	/* drop: The packet came from outside with a source that is a service address, this node's own, or nobody's. */
+	LB_REASON_SOURCE_IS_OURS = 31,
+	LB_REASON_COUNT = 32, /* of an array indexed by reason */
 };
 
 #endif
