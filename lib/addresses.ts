@@ -191,3 +191,34 @@ export function isInCidr(address: string, cidr: string): boolean {
   const [range, bits] = ipaddr.parseCIDR(cidr);
   return parsed.kind() === range.kind() && parsed.match(range, bits);
 }
+
+/** Ranges in canonical text, for many questions. */
+export class Ranges {
+  readonly #v4: { base: number; mask: number }[] = [];
+  readonly #v6: { words: Uint16Array; bits: number }[] = [];
+
+  constructor(cidrs: readonly string[]) {
+    for (const cidr of cidrs) {
+      const slash = cidr.indexOf('/');
+      const bits = Number(cidr.slice(slash + 1));
+      const base = parseIPv4(cidr.slice(0, slash));
+      if (base >= 0) this.#v4.push({ base: base | 0, mask: bits === 0 ? 0 : -1 << (32 - bits) });
+      else if (parseIPv6(cidr.slice(0, slash))) this.#v6.push({ words: words.slice(), bits });
+    }
+  }
+
+  /** Whether an address in canonical text lies in one of them. */
+  has(address: string): boolean {
+    const value = parseIPv4(address);
+    if (value >= 0) return this.#v4.some(({ base, mask }) => ((value | 0) & mask) === base);
+    return this.#v6.length > 0 && parseIPv6(address) && this.#v6.some(({ words: range, bits }) => startsAlike(range, bits));
+  }
+}
+
+/** Whether `words` begins with the first bits of a range. */
+function startsAlike(range: Uint16Array, bits: number): boolean {
+  const whole = bits >> 4;
+  for (let i = 0; i < whole; i++) if (words[i] !== range[i]) return false;
+  const rest = bits & 15;
+  return rest === 0 || (words[whole]! ^ range[whole]!) >> (16 - rest) === 0;
+}

@@ -1,5 +1,14 @@
 import { familyOf } from './addresses.js';
-import { AlgorithmCode, BackendFlag, type FlatBackends, type FlatFrontends, FrontendKindCode, type PutService } from './native/binding.js';
+import {
+  AlgorithmCode,
+  BackendFlag,
+  type FlatBackends,
+  type FlatFrontends,
+  ForwardingCode,
+  FRONTEND_FIELDS,
+  FrontendKindCode,
+  type PutService,
+} from './native/binding.js';
 import type { Node } from './node-config.js';
 import { makeRecord } from './record.js';
 import type { Backend, Frontend, Spec } from './spec.js';
@@ -9,15 +18,24 @@ import type { Protocol } from './types.js';
 export const PROTOCOL_NUMBER: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17 };
 
 const SCOPE_INTERNAL = 0;
+const SCOPE_EXTERNAL = 1;
 const CLUSTER = 0;
 const INTERNAL = 1;
+const EXTERNAL = 2;
 
-/** Whether changes of the node can change what the service compiles to. */
-export function dependsOnNode(spec: Spec): boolean {
-  if (spec.internalTrafficPolicy === 'Local' || spec.topology !== 'any') return true;
+/** Whether another node can change what the service compiles to. */
+export function dependsOnNode(spec: Spec, before: Node | undefined, after: Node | undefined): boolean {
+  if (spec.internalTrafficPolicy === 'Local' || spec.externalTrafficPolicy === 'Local' || spec.topology !== 'any') return true;
+  for (const backend of spec.backends) if (isLocal(backend, before) !== isLocal(backend, after)) return true;
   for (const { address } of spec.frontends) if (address === undefined) return true;
   for (const { place } of spec.backends) if (place?.forZones !== undefined || place?.forNodes !== undefined) return true;
   return false;
+}
+
+/** Whether the backend is on this node: packets go to it with the client's address, and its answers pass here. */
+function isLocal({ address, place }: Backend, node: Node | undefined): boolean {
+  if (node === undefined) return false;
+  return place?.node === undefined ? node.isOwn(address) : place.node === node.name;
 }
 
 /** One frontend at one address: what the datapath looks up. */
@@ -40,9 +58,9 @@ export function expandFrontends({ frontends }: Spec, node: Node | undefined): re
   for (const frontend of frontends) {
     if (hasAddress(frontend)) continue;
     for (const address of frontend.kind === 'nodePort' ? node.nodePortAddresses : node.hostAddresses) {
-      const { kind, port, protocol } = frontend;
+      const { kind, port, protocol, sourceRanges } = frontend;
       const isThere = keys.some((key) => key.address === address && key.port === port && key.protocol === protocol);
-      if (!isThere) keys.push({ kind, address, port, protocol });
+      if (!isThere) keys.push({ kind, address, port, protocol, sourceRanges });
     }
   }
   return keys;
@@ -61,16 +79,41 @@ function poolOf(frontend: Frontend, spec: Spec): number {
   return frontend.kind === 'cluster' && spec.internalTrafficPolicy === 'Local' ? INTERNAL : CLUSTER;
 }
 
-function compileFrontends(spec: Spec, keys: readonly Key[]): FlatFrontends {
-  const flat: FlatFrontends = new Array(keys.length * 6);
+/** Pool of those who come from outside. Cluster addresses are not for them. */
+function outerPoolOf(spec: Spec): number {
+  return spec.externalTrafficPolicy === 'Local' ? EXTERNAL : CLUSTER;
+}
+
+/** Who may use a frontend from outside. */
+function rangesOf(frontend: Frontend, spec: Spec): readonly string[] | undefined {
+  return frontend.sourceRanges ?? (frontend.kind === 'loadBalancer' ? spec.sourceRanges : undefined);
+}
+
+/** Every frontend is a key for what is inside, and those that are not of kind 'cluster' are another one for what comes from outside. */
+function compileFrontends(spec: Spec, keys: readonly Key[], ranges: (readonly string[])[]): FlatFrontends {
+  const flat: FlatFrontends = new Array(keys.length * FRONTEND_FIELDS);
+  const numbers = new Map<string, number>();
+  const numberOf = (list: readonly string[] | undefined) => {
+    if (list === undefined) return 0;
+    const text = list.join();
+    const known = numbers.get(text);
+    if (known !== undefined) return known;
+    numbers.set(text, ranges.push(list));
+    return ranges.length;
+  };
   let n = 0;
-  for (const key of keys) {
+  const put = (key: Key, scope: number, pool: number, set: number) => {
     flat[n++] = key.address;
     flat[n++] = key.port;
     flat[n++] = PROTOCOL_NUMBER[key.protocol];
-    flat[n++] = SCOPE_INTERNAL;
-    flat[n++] = poolOf(key, spec);
+    flat[n++] = scope;
+    flat[n++] = pool;
     flat[n++] = FrontendKindCode[key.kind];
+    flat[n++] = set;
+  };
+  for (const key of keys) {
+    put(key, SCOPE_INTERNAL, poolOf(key, spec), 0);
+    if (key.kind !== 'cluster') put(key, SCOPE_EXTERNAL, outerPoolOf(spec), numberOf(rangesOf(key, spec)));
   }
   return flat;
 }
@@ -78,7 +121,10 @@ function compileFrontends(spec: Spec, keys: readonly Key[]): FlatFrontends {
 /** Bit p: a frontend uses pool p. */
 function usedPools(spec: Spec, keys: readonly Key[]): number {
   let pools = 0;
-  for (const key of keys) pools |= 1 << poolOf(key, spec);
+  for (const key of keys) {
+    pools |= 1 << poolOf(key, spec);
+    if (key.kind !== 'cluster') pools |= 1 << outerPoolOf(spec);
+  }
   return pools;
 }
 
@@ -93,7 +139,7 @@ function compileBackends(spec: Spec, pools: number, node: Node | undefined): Fla
     flat[n++] = backend.address;
     flat[n++] = backend.port;
     flat[n++] = backend.weight;
-    flat[n++] = flags;
+    flat[n++] = isLocal(backend, node) ? flags | BackendFlag.local : flags;
   }
   return flat;
 }
@@ -103,27 +149,31 @@ function isPlain({ state, weight, place }: Backend): boolean {
   return state === 'active' && weight > 0 && (place === undefined || (place.forZones === undefined && place.forNodes === undefined));
 }
 
+/** Pools that are limited to this node. */
+const LOCAL_POOLS = (1 << INTERNAL) | (1 << EXTERNAL);
 const NOBODY: Candidates = { backends: [], allOut: false };
 
 function compileFlags(spec: Spec, pools: number, node: Node | undefined): FlatBackends {
   const flags = new Map<Backend, number>();
+  const localFlags = (pools & (1 << INTERNAL) ? BackendFlag.pool1 : 0) | (pools & (1 << EXTERNAL) ? BackendFlag.pool2 : 0);
   for (const family of [4, 6] as const) {
     const cluster = (pools & (1 << CLUSTER)) === 0 ? NOBODY : clusterCandidates(spec, family, node);
-    const local = (pools & (1 << INTERNAL)) === 0 ? NOBODY : localCandidates(spec, family, node);
+    const local = (pools & LOCAL_POOLS) === 0 ? NOBODY : localCandidates(spec, family, node);
     for (const backend of spec.backends) {
       if (familyOf(backend.address) !== family) continue;
       const standsIn = cluster.allOut || (local.allOut && backend.place?.node === node?.name);
       if (keepsFlows(backend, standsIn)) flags.set(backend, BackendFlag.existing);
     }
     for (const backend of cluster.backends) flags.set(backend, (flags.get(backend) ?? 0) | BackendFlag.pool0);
-    for (const backend of local.backends) flags.set(backend, (flags.get(backend) ?? 0) | BackendFlag.pool1);
+    for (const backend of local.backends) flags.set(backend, (flags.get(backend) ?? 0) | localFlags);
   }
   const flat: FlatBackends = [];
   for (const backend of spec.backends) {
     const bits = flags.get(backend) ?? 0;
     const isCandidate = (bits & ~BackendFlag.existing) !== 0;
     // A terminating backend of weight 0 is better than none, and a cell needs a weight.
-    flat.push(backend.address, backend.port, isCandidate ? Math.max(1, backend.weight) : backend.weight, bits);
+    const weight = isCandidate ? Math.max(1, backend.weight) : backend.weight;
+    flat.push(backend.address, backend.port, weight, isLocal(backend, node) ? bits | BackendFlag.local : bits);
   }
   return flat;
 }
@@ -135,6 +185,8 @@ function keepsFlows({ state }: Backend, standsIn: boolean): boolean {
 /** The service as the addon takes it. `head`: its record up to the backends. */
 export function compile(spec: Spec, owner: string, head: string, keys: readonly Key[], node: Node | undefined): PutService {
   const pools = usedPools(spec, keys);
+  const ranges: (readonly string[])[] = [];
+  const frontends = compileFrontends(spec, keys, ranges);
   return {
     name: spec.name,
     owner,
@@ -142,8 +194,10 @@ export function compile(spec: Spec, owner: string, head: string, keys: readonly 
     algorithm: AlgorithmCode[spec.algorithm],
     affinity: spec.affinity,
     drop: spec.onNoBackends === 'drop',
-    localPools: pools & (1 << INTERNAL),
-    frontends: compileFrontends(spec, keys),
+    localPools: pools & LOCAL_POOLS,
+    forwarding: spec.forwarding === undefined ? 0 : ForwardingCode[spec.forwarding],
+    ranges,
+    frontends,
     backends: compileBackends(spec, pools, node),
   };
 }

@@ -38,6 +38,7 @@ export type {
   TcOptions,
   Topology,
   Totals,
+  TrackedConnection,
   TrafficPolicy,
   Verdict,
   VerifyReport,

@@ -13,7 +13,7 @@ import { openNative, probeKernel, requireAddon } from './opening.js';
 import { type CheckedOpenOptions, checkOpenOptions } from './options.js';
 import { changedFields, isSameBackends } from './same.js';
 import { ServiceHandle, serviceNotFound } from './service.js';
-import { datapathStats, listAffinities, serviceStats } from './statistics.js';
+import { datapathStats, listAffinities, listConnections, serviceStats } from './statistics.js';
 import { Store } from './store.js';
 import type {
   AffinityEntry,
@@ -37,6 +37,7 @@ import type {
   ServiceStats,
   Status,
   TcOptions,
+  TrackedConnection,
   VerifyReport,
   XdpOptions,
 } from './types.js';
@@ -92,6 +93,7 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
     const native = await openNative(checked);
     try {
       const balancer = new LoadBalancer(native, checked);
+      if (checked.flowIdleSeconds !== undefined) balancer.#store.setFlowIdle('open', checked.flowIdleSeconds);
       if (checked.node !== undefined) balancer.#store.setNode('open', checked.node);
       return balancer;
     } catch (error) {
@@ -322,6 +324,15 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
    */
   affinities(filter?: ConnectionFilter): IterableIterator<AffinityEntry> {
     return this.#store.ask('affinities', undefined, (native) => listAffinities(native, this.#store.model, filter)).values();
+  }
+
+  /**
+   * The connections of the packet path, as of the call; what is listed may have gone on meanwhile. Read from mapped memory.
+   * @param filter - client: `address` or `address:port`
+   * @throws ERR_INVALID_ARGUMENT, ERR_CLOSED
+   */
+  connections(filter?: ConnectionFilter): IterableIterator<TrackedConnection> {
+    return this.#store.ask('connections', undefined, (native) => listConnections(native, filter)).values();
   }
 
   /**

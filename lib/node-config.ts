@@ -1,10 +1,12 @@
-import { type Family, familyOf, isInCidr, isLoopback } from './addresses.js';
+import { type Family, familyOf, isInCidr, isLoopback, Ranges } from './addresses.js';
 import type { NodeConfig } from './types.js';
 import { checkAddress, checkArray, checkCidrs, checkInteger, checkName, checkObject, type Place } from './validate.js';
 
-const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'nodePortAddresses', 'nodePortRange'];
+const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange'];
 const FAMILIES: readonly Family[] = [4, 6];
-const NODE_PORT_RANGE: readonly [number, number] = [30000, 32767];
+type PortRange = readonly [number, number];
+const NODE_PORT_RANGE: PortRange = [30000, 32767];
+const SNAT_PORT_RANGE: PortRange = [10000, 29999];
 
 /** A checked NodeConfig, with what follows from it. */
 export interface Node {
@@ -15,7 +17,11 @@ export interface Node {
   readonly nodePortAddresses: readonly string[];
   /** Addresses of host ports without one: all of the node but loopback. */
   readonly hostAddresses: readonly string[];
-  readonly nodePortRange: readonly [number, number];
+  readonly nodePortRange: PortRange;
+  /** undefined: node ports leave no room. */
+  readonly snatPortRange: PortRange | undefined;
+  /** Its own addresses, and where its workloads are. */
+  isOwn(address: string): boolean;
 }
 
 function normalizeAddresses(place: Place, path: string, value: unknown): string[] {
@@ -46,6 +52,15 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
     config.nodePortAddresses = checkCidrs(place, at('nodePortAddresses'), given['nodePortAddresses']);
   }
   if (given['nodePortRange'] !== undefined) config.nodePortRange = normalizeRange(place, at('nodePortRange'), given['nodePortRange']);
+  if (given['snatPortRange'] !== undefined) config.snatPortRange = normalizeRange(place, at('snatPortRange'), given['snatPortRange']);
+  const nodePortRange = config.nodePortRange ?? NODE_PORT_RANGE;
+  const { snatPortRange } = config;
+  if (snatPortRange !== undefined && overlap(snatPortRange, nodePortRange)) {
+    const text = `must have no port of nodePortRange, ${nodePortRange.join(' to ')}, and is ${snatPortRange.join(' to ')}; move one of them`;
+    throw place.wrong(at('snatPortRange'), text);
+  }
+  const own = new Set(config.addresses);
+  const pods = new Ranges(config.podCIDRs ?? []);
   const hostAddresses = config.addresses.filter((address) => !isLoopback(address));
   return {
     config,
@@ -53,8 +68,25 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
     zone: config.zone,
     nodePortAddresses: FAMILIES.flatMap((family) => selectNodePortAddresses(config, hostAddresses, family)),
     hostAddresses,
-    nodePortRange: config.nodePortRange ?? NODE_PORT_RANGE,
+    nodePortRange,
+    snatPortRange: snatPortRange ?? without(SNAT_PORT_RANGE, nodePortRange),
+    isOwn: (address) => own.has(address) || pods.has(address),
   };
+}
+
+function overlap(a: PortRange, b: PortRange): boolean {
+  return a[0] <= b[1] && b[0] <= a[1];
+}
+
+/** The larger part of `range` that has no port of `other`. */
+function without(range: PortRange, other: PortRange): PortRange | undefined {
+  if (!overlap(range, other)) return range;
+  const parts: PortRange[] = [
+    [range[0], other[0] - 1],
+    [other[1] + 1, range[1]],
+  ];
+  const [best] = parts.sort((a, b) => b[1] - b[0] - (a[1] - a[0]));
+  return best![0] <= best![1] ? best : undefined;
 }
 
 /** Those in nodePortAddresses; where that says nothing about the family, its primary address. */

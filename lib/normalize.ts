@@ -5,6 +5,7 @@ import {
   checkAddress,
   checkArray,
   checkChoice,
+  checkCidrs,
   checkInteger,
   checkName,
   checkObject,
@@ -22,10 +23,11 @@ const STATES: readonly BackendState[] = ['active', 'terminating', 'quarantined',
 const ALGORITHMS: readonly Algorithm[] = ['random', 'round-robin', 'maglev', 'source-hash'];
 const POLICIES: readonly TrafficPolicy[] = ['Cluster', 'Local'];
 const TOPOLOGIES: readonly Topology[] = ['any', 'prefer-same-zone', 'prefer-same-node'];
+const FORWARDINGS = ['snat', 'dsr'] as const;
 const ON_NO_BACKENDS = ['reject', 'drop'] as const;
 const ON_BACKEND_REMOVED = ['keep'] as const;
 
-const FRONTEND_KEYS = ['kind', 'address', 'port', 'protocol'];
+const FRONTEND_KEYS = ['kind', 'address', 'port', 'protocol', 'sourceRanges'];
 const BACKEND_KEYS = ['address', 'port', 'weight', 'state', 'node', 'zone', 'forZones', 'forNodes'];
 const SERVICE_KEYS = [
   'name',
@@ -38,7 +40,9 @@ const SERVICE_KEYS = [
   'affinity',
   'internalTrafficPolicy',
   'externalTrafficPolicy',
+  'sourceRanges',
   'topology',
+  'forwarding',
   'onNoBackends',
   'onBackendRemoved',
   'labels',
@@ -162,7 +166,18 @@ function normalizeFrontend(place: Place, value: unknown, i: number, nodePorts: P
   if (kind === 'nodePort' && nodePorts !== undefined && (port < nodePorts[0] || port > nodePorts[1])) {
     throw place.invalid(`${path}.port`, `be ${nodePorts[0]} to ${nodePorts[1]}, the node's nodePortRange`, port);
   }
-  return { kind, address, port, protocol };
+  const sourceRanges =
+    given['sourceRanges'] === undefined ? undefined : normalizeRanges(place, `${path}.sourceRanges`, given['sourceRanges']);
+  return { kind, address, port, protocol, sourceRanges };
+}
+
+/** Different lists that a service may have: they are told apart by 8 bits. */
+const RANGE_LISTS_MAX = 255;
+
+/** No ranges are no restriction. */
+function normalizeRanges(place: Place, path: string, value: unknown): readonly string[] | undefined {
+  const ranges = [...new Set(checkCidrs(place, path, value))];
+  return ranges.length === 0 ? undefined : ranges;
 }
 
 /** The shorthand as a frontend; undefined when none of its keys is given. */
@@ -175,6 +190,7 @@ function normalizeShorthand(place: Place, given: Record<string, unknown>): Front
     address: checkAddress(place, 'address', address),
     port: checkPort(place, 'port', port),
     protocol: protocol === undefined ? DEFAULTS.protocol : checkChoice(place, 'protocol', protocol, PROTOCOLS),
+    sourceRanges: undefined,
   };
 }
 
@@ -185,6 +201,9 @@ function normalizeFrontends(place: Place, given: Record<string, unknown>, nodePo
   const frontends: Frontend[] = shorthand === undefined ? listed : [shorthand, ...listed];
   if (frontends.length === 0) {
     throw place.wrong('frontends', "is missing or empty; give 'address' and 'port', or at least one frontend");
+  }
+  if (new Set(frontends.map(({ sourceRanges }) => sourceRanges?.join())).size > RANGE_LISTS_MAX) {
+    throw place.wrong('frontends', `have more than ${RANGE_LISTS_MAX} different sourceRanges; use fewer, or several services`);
   }
   const first = new Map<string, number>();
   for (let i = 0; i < frontends.length && frontends.length > 1; i++) {
@@ -244,6 +263,12 @@ function setServiceField(place: Place, spec: Writable<Spec>, key: string, value:
     case 'externalTrafficPolicy':
       spec.externalTrafficPolicy = checkChoice(place, key, value, POLICIES);
       break;
+    case 'sourceRanges':
+      spec.sourceRanges = normalizeRanges(place, key, value);
+      break;
+    case 'forwarding':
+      spec.forwarding = checkChoice(place, key, value, FORWARDINGS);
+      break;
     case 'topology':
       spec.topology = checkChoice(place, key, value, TOPOLOGIES);
       break;
@@ -274,7 +299,9 @@ export function normalizeSpec(place: Place, value: unknown, nodePorts: PortRange
     affinity: DEFAULTS.affinity,
     internalTrafficPolicy: DEFAULTS.internalTrafficPolicy,
     externalTrafficPolicy: DEFAULTS.externalTrafficPolicy,
+    sourceRanges: undefined,
     topology: DEFAULTS.topology,
+    forwarding: undefined,
     onNoBackends: DEFAULTS.onNoBackends,
     onBackendRemoved: DEFAULTS.onBackendRemoved,
     labels: undefined,
@@ -316,5 +343,5 @@ function mergeShorthand(place: Place, current: Spec, merged: Record<string, unkn
   const keep = (name: 'address' | 'port' | 'protocol') => (change[name] === undefined ? old![name] : (change[name] ?? undefined));
   for (const name of ['address', 'port', 'protocol'] as const) merged[name] = keep(name);
   const rest = current.frontends.filter((frontend) => frontend !== old);
-  merged['frontends'] = rest.map(({ kind, address, port, protocol }) => ({ kind, address, port, protocol }));
+  merged['frontends'] = rest.map(({ kind, address, port, protocol, sourceRanges }) => ({ kind, address, port, protocol, sourceRanges }));
 }

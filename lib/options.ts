@@ -1,9 +1,10 @@
 import type { NativeOpenOptions } from './native/binding.js';
 import { type Node, normalizeNode } from './node-config.js';
+import { checkFlowIdle, type FlowIdle } from './packets.js';
 import type { Capacity } from './types.js';
 import { checkBoolean, checkInteger, checkObject, checkOptions, checkPath, checkSignal, Place } from './validate.js';
 
-const KEYS = ['pinPath', 'readonly', 'netns', 'capacity', 'node', 'lockTimeoutMs', 'signal'];
+const KEYS = ['pinPath', 'readonly', 'netns', 'capacity', 'flowIdleSeconds', 'node', 'lockTimeoutMs', 'signal'];
 
 /** Indices of frontends and backends have 20 bits, and 0 is none. */
 const INDEX_MAX = 2 ** 20 - 1;
@@ -16,6 +17,7 @@ const DEFAULT_CAPACITY: Capacity = { frontends: 65536, backends: 65536, cells: 5
 export interface CheckedOpenOptions {
   native: NativeOpenOptions;
   node: Node | undefined;
+  flowIdleSeconds: FlowIdle | undefined;
   signal: AbortSignal | undefined;
 }
 
@@ -44,6 +46,11 @@ export function checkOpenOptions(value: unknown): CheckedOpenOptions {
   if (given['netns'] !== undefined) native.netns = checkPath(place, 'netns', given['netns']);
   if (readonly && native.pinPath === undefined) throw place.wrong('readonly', 'needs pinPath, the directory to observe; give pinPath');
   if (readonly && given['node'] !== undefined) throw place.wrong('node', 'is for the one writer; leave it out with readonly');
+  if (readonly && given['flowIdleSeconds'] !== undefined) {
+    throw place.wrong('flowIdleSeconds', 'is for the one writer; leave it out with readonly');
+  }
+  const flowIdleSeconds =
+    given['flowIdleSeconds'] === undefined ? undefined : checkFlowIdle(place, 'flowIdleSeconds', given['flowIdleSeconds']);
   const node = given['node'] === undefined ? undefined : normalizeNode(place, given['node'], 'node');
-  return { native, node, signal: checkSignal(place, 'signal', given['signal']) };
+  return { native, node, flowIdleSeconds, signal: checkSignal(place, 'signal', given['signal']) };
 }

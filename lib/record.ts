@@ -12,6 +12,7 @@ function frontendJson(frontend: Frontend): string {
   if (frontend.address !== undefined) text += `,"address":"${frontend.address}"`;
   text += `,"port":${frontend.port}`;
   if (frontend.protocol !== DEFAULTS.protocol) text += `,"protocol":"${frontend.protocol}"`;
+  if (frontend.sourceRanges !== undefined) text += `,"sourceRanges":${JSON.stringify(frontend.sourceRanges)}`;
   return `${text}}`;
 }
 
@@ -24,6 +25,8 @@ export function recordHead(spec: Spec): string {
   if (spec.affinity !== DEFAULTS.affinity) text += `,"affinity":{"clientIP":true,"timeoutSeconds":${spec.affinity}}`;
   if (spec.internalTrafficPolicy !== DEFAULTS.internalTrafficPolicy) text += `,"internalTrafficPolicy":"${spec.internalTrafficPolicy}"`;
   if (spec.externalTrafficPolicy !== DEFAULTS.externalTrafficPolicy) text += `,"externalTrafficPolicy":"${spec.externalTrafficPolicy}"`;
+  if (spec.sourceRanges !== undefined) text += `,"sourceRanges":${JSON.stringify(spec.sourceRanges)}`;
+  if (spec.forwarding !== undefined) text += `,"forwarding":"${spec.forwarding}"`;
   if (spec.topology !== DEFAULTS.topology) text += `,"topology":"${spec.topology}"`;
   if (spec.onNoBackends !== DEFAULTS.onNoBackends) text += `,"onNoBackends":"${spec.onNoBackends}"`;
   if (spec.labels !== undefined) text += `,"labels":${JSON.stringify(spec.labels)}`;

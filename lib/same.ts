@@ -74,10 +74,13 @@ function sameFrontend(stored: Frontend, given: unknown): boolean {
   const value = given as Record<string, unknown>;
   if (value['port'] !== stored.port || value['address'] !== stored.address || value['kind'] !== stored.kind) return false;
   if ((value['protocol'] ?? DEFAULTS.protocol) !== stored.protocol || value['protocol'] === null) return false;
+  let isRestricted = false;
   for (const key in value) {
-    if (key !== 'port' && key !== 'address' && key !== 'kind' && key !== 'protocol' && value[key] !== undefined) return false;
+    if (key === 'port' || key === 'address' || key === 'kind' || key === 'protocol' || value[key] === undefined) continue;
+    if (key !== 'sourceRanges' || !sameNames(stored.sourceRanges, value[key])) return false;
+    isRestricted = true;
   }
-  return true;
+  return isRestricted === (stored.sourceRanges !== undefined);
 }
 
 function sameFrontends(stored: readonly Frontend[], value: Record<string, unknown>): boolean {
@@ -123,6 +126,8 @@ const FIELD = {
   onNoBackends: 32,
   labels: 64,
   backends: 128,
+  sourceRanges: 256,
+  forwarding: 512,
 } as const;
 
 /** Bits of the fields of `spec` that are not as they would be if nothing had been said about them. */
@@ -135,6 +140,8 @@ function unusualFields(spec: Spec): number {
   if (spec.topology !== DEFAULTS.topology) bits |= FIELD.topology;
   if (spec.onNoBackends !== DEFAULTS.onNoBackends) bits |= FIELD.onNoBackends;
   if (spec.labels !== undefined) bits |= FIELD.labels;
+  if (spec.sourceRanges !== undefined) bits |= FIELD.sourceRanges;
+  if (spec.forwarding !== undefined) bits |= FIELD.forwarding;
   if (spec.backends.length > 0) bits |= FIELD.backends;
   return bits;
 }
@@ -164,6 +171,11 @@ export function isSameSpec(stored: Spec, given: Record<string, unknown>): boolea
         if (!sameLabels(stored.labels, value)) return false;
         seen |= FIELD.labels;
         continue;
+      case 'sourceRanges':
+        if (!sameNames(stored.sourceRanges, value)) return false;
+        seen |= FIELD.sourceRanges;
+        continue;
+      case 'forwarding':
       case 'algorithm':
       case 'internalTrafficPolicy':
       case 'externalTrafficPolicy':
@@ -197,7 +209,9 @@ const FIELDS: readonly (keyof Spec & keyof ServiceSpec)[] = [
   'affinity',
   'internalTrafficPolicy',
   'externalTrafficPolicy',
+  'sourceRanges',
   'topology',
+  'forwarding',
   'onNoBackends',
   'onBackendRemoved',
   'labels',

@@ -2,6 +2,7 @@ import { failure } from './errors.js';
 import { Entry, type Model } from './model.js';
 import type { NativeBalancer } from './native/binding.js';
 import { type Node, normalizeNode } from './node-config.js';
+import { checkDsr, checkFlowIdle, type PacketSettings } from './packets.js';
 import { readRecord } from './record.js';
 import type { Spec } from './spec.js';
 import { isObject, Place } from './validate.js';
@@ -9,6 +10,8 @@ import { isObject, Place } from './validate.js';
 /** What is kept beside the services. Keys of newer versions are carried along. */
 export interface Settings {
   node?: unknown;
+  flowIdleSeconds?: unknown;
+  dsr?: unknown;
   [key: string]: unknown;
 }
 
@@ -39,6 +42,19 @@ export function loadSnapshot(model: Model, snapshot: Snapshot): Settings {
   }
   for (const entry of model.services.values()) model.hold(entry);
   return settings;
+}
+
+/** Of the packet path. @throws ERR_LAYOUT when they cannot be read */
+export function packetSettings({ flowIdleSeconds, dsr }: Settings): PacketSettings {
+  const place = new Place('open');
+  try {
+    return {
+      flowIdleSeconds: flowIdleSeconds === undefined ? {} : checkFlowIdle(place, 'flowIdleSeconds', flowIdleSeconds),
+      dsr: dsr === undefined ? undefined : checkDsr(place, dsr),
+    };
+  } catch (error) {
+    throw unreadable('the stored settings', error);
+  }
 }
 
 function readNode(value: unknown): Node {

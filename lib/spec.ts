@@ -21,6 +21,8 @@ export interface Frontend {
   readonly address: string | undefined;
   readonly port: number;
   readonly protocol: Protocol;
+  /** undefined: everyone. */
+  readonly sourceRanges: readonly string[] | undefined;
 }
 
 export interface Backend {
@@ -48,7 +50,9 @@ export interface Spec {
   readonly affinity: number;
   readonly internalTrafficPolicy: TrafficPolicy;
   readonly externalTrafficPolicy: TrafficPolicy;
+  readonly sourceRanges: readonly string[] | undefined;
   readonly topology: Topology;
+  readonly forwarding: 'snat' | 'dsr' | undefined;
   readonly onNoBackends: 'reject' | 'drop';
   readonly onBackendRemoved: 'keep';
   readonly labels: Readonly<Record<string, string>> | undefined;
@@ -79,7 +83,9 @@ export function withBackends(spec: Spec, backends: readonly Backend[]): Spec {
     affinity: spec.affinity,
     internalTrafficPolicy: spec.internalTrafficPolicy,
     externalTrafficPolicy: spec.externalTrafficPolicy,
+    sourceRanges: spec.sourceRanges,
     topology: spec.topology,
+    forwarding: spec.forwarding,
     onNoBackends: spec.onNoBackends,
     onBackendRemoved: spec.onBackendRemoved,
     labels: spec.labels,
@@ -87,8 +93,10 @@ export function withBackends(spec: Spec, backends: readonly Backend[]): Spec {
 }
 
 function publicFrontend(frontend: Frontend): FrontendSpec {
-  const { kind, address, port, protocol } = frontend;
-  return address === undefined ? { kind, port, protocol } : { kind, address, port, protocol };
+  const { kind, address, port, protocol, sourceRanges } = frontend;
+  const result: FrontendSpec = address === undefined ? { kind, port, protocol } : { kind, address, port, protocol };
+  if (sourceRanges !== undefined) result.sourceRanges = [...sourceRanges];
+  return result;
 }
 
 function publicBackend(backend: Backend): BackendSpec {
@@ -112,7 +120,9 @@ export function toPublic(spec: Spec): ServiceSpec & Pick<Required<ServiceSpec>, 
     ...(spec.affinity === 0 ? {} : { affinity: { clientIP: true, timeoutSeconds: spec.affinity } }),
     internalTrafficPolicy: spec.internalTrafficPolicy,
     externalTrafficPolicy: spec.externalTrafficPolicy,
+    ...(spec.sourceRanges === undefined ? {} : { sourceRanges: [...spec.sourceRanges] }),
     topology: spec.topology,
+    ...(spec.forwarding === undefined ? {} : { forwarding: spec.forwarding }),
     onNoBackends: spec.onNoBackends,
     onBackendRemoved: spec.onBackendRemoved,
     ...(spec.labels === undefined ? {} : { labels: { ...spec.labels } }),

@@ -3,10 +3,24 @@ import { toCounter } from './counter.js';
 import type { Entry, Model } from './model.js';
 import type { NativeBalancer } from './native/binding.js';
 import { type Reason, reasonByNumber, reasons } from './reasons.js';
-import type { AffinityEntry, ConnectionFilter, DatapathStats, Protocol, ServiceStats, Totals } from './types.js';
+import type {
+  AffinityEntry,
+  ConnectionFilter,
+  DatapathStats,
+  Endpoint,
+  Protocol,
+  ServiceStats,
+  Totals,
+  TrackedConnection,
+} from './types.js';
 import { checkChoice, checkName, checkOptions, Place } from './validate.js';
 
-const SOCKET = 0;
+/** enum lb_hook of bpf/include/abi.h. */
+const HOOKS = { socket: 0, tc: 1, xdp: 2 } as const;
+const PROTOCOLS = new Map<number, Protocol>([
+  [6, 'tcp'],
+  [17, 'udp'],
+]);
 
 function totals(connections: bigint, failures: bigint): Totals {
   return { connections: toCounter(connections), packets: toCounter(0n), bytes: toCounter(0n), failures: toCounter(failures) };
@@ -16,16 +30,22 @@ function totals(connections: bigint, failures: bigint): Totals {
 export function datapathStats(native: NativeBalancer): DatapathStats {
   const { hooks, connections } = native.counters();
   const byReason = {} as DatapathStats['byReason'];
-  let failures = 0n;
+  const failures = { socket: 0n, tc: 0n, xdp: 0n };
   for (const reason of Object.keys(reasons) as Reason[]) {
     const { number, verdict } = reasons[reason];
-    // The programs count forwarded connections by backend only.
-    let sum = reason === 'forwarded' ? connections : 0n;
+    let sum = 0n;
     for (const counts of hooks) sum += counts[number] ?? 0n;
-    byReason[reason] = toCounter(sum);
-    if (verdict === 'reject' || verdict === 'drop') failures += hooks[SOCKET]?.[number] ?? 0n;
+    // Forwarded connections are counted by backend, whatever the hook.
+    byReason[reason] = toCounter(reason === 'forwarded' ? connections : sum);
+    if (verdict !== 'reject' && verdict !== 'drop') continue;
+    for (const hook of ['socket', 'tc', 'xdp'] as const) failures[hook] += hooks[HOOKS[hook]]?.[number] ?? 0n;
   }
-  return { byHook: { socket: totals(connections, failures) }, byReason };
+  // Packet programs count theirs besides.
+  const forwarded = reasons['forwarded'].number;
+  const tc = hooks[HOOKS.tc]?.[forwarded] ?? 0n;
+  const xdp = hooks[HOOKS.xdp]?.[forwarded] ?? 0n;
+  const byHook = { socket: totals(connections - tc - xdp, failures.socket), tc: totals(tc, failures.tc), xdp: totals(xdp, failures.xdp) };
+  return { byHook, byReason };
 }
 
 /** Counts of one service since it was added. */
@@ -83,8 +103,33 @@ export function listAffinities(native: NativeBalancer, model: Model, given: Conn
 function matches(filter: CheckedFilter, { client, service, backend }: AffinityEntry, entry: Entry | undefined): boolean {
   if (filter.service !== undefined && filter.service !== service) return false;
   if (filter.client !== undefined && filter.client !== client) return false;
-  if (filter.backend !== undefined && filter.backend !== backend.address && filter.backend !== endpointText(backend)) return false;
+  if (!isEndpoint(filter.backend, backend)) return false;
   return filter.protocol === undefined || (entry?.spec.frontends.some(({ protocol }) => protocol === filter.protocol) ?? false);
+}
+
+/** Connections of the packet path, as of now. */
+export function listConnections(native: NativeBalancer, given: ConnectionFilter | undefined): TrackedConnection[] {
+  const filter = checkFilter('connections', given);
+  const list: TrackedConnection[] = [];
+  for (const found of native.connections()) {
+    const protocol = PROTOCOLS.get(found.protocol);
+    if (protocol === undefined) continue;
+    const client = { address: fromKernel(found.clientAddress), port: found.clientPort };
+    const backend = { address: fromKernel(found.backendAddress), port: found.backendPort };
+    if (filter.protocol !== undefined && filter.protocol !== protocol) continue;
+    if (filter.service !== undefined && filter.service !== found.service) continue;
+    if (!isEndpoint(filter.client, client) || !isEndpoint(filter.backend, backend)) continue;
+    const { state, service, mode, ageMs, idleMs } = found;
+    const frontend = { address: fromKernel(found.frontendAddress), port: found.frontendPort };
+    const [packets, bytes] = [toCounter(found.packets), toCounter(found.bytes)];
+    list.push({ protocol, state, client, service, frontend, backend, mode, ageMs, idleMs, packets, bytes });
+  }
+  return list;
+}
+
+/** Whether text, if any, names the endpoint: `address`, or `address:port`. */
+function isEndpoint(text: string | undefined, endpoint: Endpoint): boolean {
+  return text === undefined || text === endpoint.address || text === endpointText(endpoint);
 }
 
 /** `10.0.0.1:80`, `[fd00::1]:80`. */

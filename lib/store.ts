@@ -4,9 +4,10 @@ import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { type Entry, Model } from './model.js';
 import type { CommitInput, NativeBalancer, NativeSnapshot } from './native/binding.js';
 import type { Node } from './node-config.js';
+import { type Dsr, type FlowIdle, nativePackets } from './packets.js';
 import { Pending } from './pending.js';
 import { isSameData } from './same.js';
-import { loadSnapshot, type Settings } from './snapshot.js';
+import { loadSnapshot, packetSettings, type Settings } from './snapshot.js';
 import { type Backend, withBackends } from './spec.js';
 import type { BackendChange } from './types.js';
 
@@ -39,6 +40,33 @@ export class Store {
     const snapshot = native.snapshot();
     this.#settings = loadSnapshot(this.model, snapshot);
     this.#number = snapshot.number;
+    if (!readonly) this.#tellPackets('open');
+  }
+
+  /** The packet programs know the node and how to forward from the maps, which do not say who wrote them: what counts is in the settings. */
+  #tellPackets(operation: string): void {
+    const { flowIdleSeconds, dsr } = packetSettings(this.#settings);
+    this.#ask(operation, undefined, (native) => native.setPackets(nativePackets(this.model.node, { flowIdleSeconds, dsr })));
+  }
+
+  /** Stores idle times of flows; those not given stay. */
+  setFlowIdle(operation: string, given: FlowIdle): void {
+    const flowIdleSeconds = { ...packetSettings(this.#settings).flowIdleSeconds, ...given };
+    this.#keep(operation, { ...this.#settings, flowIdleSeconds });
+  }
+
+  /** Stores how direct server return is done; undefined: it is not. */
+  setDsr(operation: string, dsr: Dsr | undefined): void {
+    this.#keep(operation, { ...this.#settings, dsr });
+  }
+
+  #keep(operation: string, settings: Settings): void {
+    if (isSameData(settings, this.#settings)) return;
+    const changes = new Changes(this.model, operation);
+    changes.setSettings(JSON.stringify(settings));
+    this.commit(changes, undefined);
+    this.#settings = settings;
+    this.#tellPackets(operation);
   }
 
   get isClosed(): boolean {
@@ -169,11 +197,12 @@ export class Store {
     const changes = new Changes(this.model, operation, node);
     for (const entry of this.model.services.values()) {
       checkNodePorts(operation, node, entry);
-      if (dependsOnNode(entry.spec)) changes.put(entry.owner, entry.spec, entry);
+      if (dependsOnNode(entry.spec, this.model.node, node)) changes.put(entry.owner, entry.spec, entry);
     }
     changes.setSettings(JSON.stringify(settings));
     this.commit(changes, node.name);
     this.#settings = settings;
+    this.#tellPackets(operation);
   }
 
   #announce(changes: readonly BackendChange[]): void {

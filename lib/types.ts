@@ -3,7 +3,7 @@ import type { LoadBalancerError } from './errors.js';
 import type { Reason } from './reasons.js';
 
 export type Protocol = 'tcp' | 'udp';
-export type Hook = 'socket';
+export type Hook = 'socket' | 'tc' | 'xdp';
 export type Verdict = 'forward' | 'pass' | 'reject' | 'drop';
 export type Algorithm = 'random' | 'round-robin' | 'maglev' | 'source-hash';
 export type FrontendKind = 'cluster' | 'nodePort' | 'external' | 'loadBalancer' | 'hostPort';
@@ -34,6 +34,8 @@ export interface FrontendSpec {
   port: number;
   /** Default 'tcp'. */
   protocol?: Protocol;
+  /** CIDRs that may use this frontend from outside; others are dropped. Packet hooks. Default, and where the list is empty: everyone. */
+  sourceRanges?: string[];
 }
 
 /** Where the traffic of a service may go. */
@@ -68,8 +70,12 @@ export interface ServiceSpec {
   internalTrafficPolicy?: TrafficPolicy;
   /** Concerns traffic from outside only, which sockets of this node never are. Default 'Cluster'. */
   externalTrafficPolicy?: TrafficPolicy;
+  /** CIDRs that may use frontends of kind 'loadBalancer' from outside, where these have no `sourceRanges` of their own. */
+  sourceRanges?: string[];
   /** Default 'any', which still obeys topology hints. */
   topology?: Topology;
+  /** How packets get to backends on other nodes. Default 'snat'. */
+  forwarding?: 'snat' | 'dsr';
   /** Default 'reject'. */
   onNoBackends?: 'reject' | 'drop';
   /** Established TCP flows of a backend that is removed. Connected UDP sockets are always destroyed once their backend takes no flows. Default 'keep'. */
@@ -151,12 +157,17 @@ export interface NodeConfig {
   /** All addresses of the node, both families; the first of a family is its primary one. */
   addresses: string[];
   zone?: string;
-  /** Sources in these are workloads of this node; omitted: it cannot be told. */
+  /** Sources in these are workloads of this node, and so are backends that do not say where they are. Omitted: it cannot be told. */
   podCIDRs?: string[];
   /** CIDRs; omitted, or none of a family: the primary address of that family. Never loopback. */
   nodePortAddresses?: string[];
   /** Ports that frontends of kind nodePort may have. Default [30000, 32767]. */
   nodePortRange?: [number, number];
+  /**
+   * Ports that packets to backends on other nodes get as their source. No node port may be among them; programs of the node should not use them.
+   * Default [10000, 29999], without nodePortRange.
+   */
+  snatPortRange?: [number, number];
 }
 
 /** Options of LoadBalancer.open(). */
@@ -169,6 +180,8 @@ export interface OpenOptions {
   netns?: string;
   /** Starting sizes. Default: 65536 each, 524288 cells. */
   capacity?: Partial<Capacity>;
+  /** Seconds for which a silent flow keeps its backend on the packet path: 8000 for TCP, 60 for UDP. Default: those stored in the pins. */
+  flowIdleSeconds?: { tcp?: number; udp?: number };
   /** As setNode; default: the one stored in the pins. */
   node?: NodeConfig;
   /** How long to wait for another writer; default 0. */
@@ -245,6 +258,23 @@ export interface AffinityEntry {
   expiresInMs: number;
 }
 
+/** A connection of the packet path, as both hooks know it. */
+export interface TrackedConnection {
+  protocol: Protocol;
+  /** TCP: 'opening', 'established', 'closing', 'closed' or 'reset'; others: 'opening' until there was an answer, then 'established'. */
+  state: string;
+  client: Endpoint;
+  service: string;
+  frontend: Endpoint;
+  backend: Endpoint;
+  mode: 'local' | 'snat' | 'dsr';
+  ageMs: number;
+  /** Since the last packet of either direction. */
+  idleMs: number;
+  packets: Long;
+  bytes: Long;
+}
+
 /** What is given must match: service name, client as listed, backend `address` or `address:port`, protocol of a frontend. */
 export interface ConnectionFilter {
   service?: string;
@@ -262,7 +292,7 @@ export interface PacketDescription {
   /** From a workload of this node | from a process in the node's own namespace. */
   from: 'pod' | 'host';
   /** Default: socket. */
-  hook?: Hook;
+  hook?: 'socket';
 }
 
 /** The answer of explain(). */

@@ -60,11 +60,11 @@ Napi::Function BalancerObject::define(Napi::Env env) {
                      {B::InstanceMethod("commit", &B::commit), B::InstanceMethod("commitAsync", &B::commit_async),
                       B::InstanceMethod("capacity", &B::capacity), B::InstanceMethod("movedShare", &B::moved_share),
                       B::InstanceMethod("snapshot", &B::snapshot), B::InstanceMethod("number", &B::number),
-                      B::InstanceMethod("settled", &B::settled), B::InstanceMethod("attach", &B::attach),
+                      B::InstanceMethod("settled", &B::settled), B::InstanceMethod("setPackets", &B::set_packets), B::InstanceMethod("attach", &B::attach),
                       B::InstanceMethod("detach", &B::detach), B::InstanceMethod("attachments", &B::attachments),
                       B::InstanceMethod("explain", &B::explain), B::InstanceMethod("counters", &B::counters),
                       B::InstanceMethod("serviceStats", &B::service_stats), B::InstanceMethod("affinities", &B::affinities),
-                      B::InstanceMethod("maps", &B::maps), B::InstanceMethod("verify", &B::verify),
+                      B::InstanceMethod("connections", &B::connections), B::InstanceMethod("maps", &B::maps), B::InstanceMethod("verify", &B::verify),
                       B::InstanceMethod("problems", &B::problems), B::InstanceMethod("owner", &B::owner),
                       B::InstanceMethod("onFailure", &B::on_failure), B::InstanceMethod("close", &B::close)});
 }
@@ -121,6 +121,11 @@ Napi::Value BalancerObject::settled(Info info) {
       undefined);
 }
 
+Napi::Value BalancerObject::set_packets(Info info) {
+  unwrap_status(info.Env(), balancer_->set_packets(to_packet_settings(info[0].As<Napi::Object>())));
+  return info.Env().Undefined();
+}
+
 Napi::Value BalancerObject::attach(Info info) {
   return Task<AttachmentInfo>::run(
       info.Env(), [b = balancer_, record = to_attachment(info[0].As<Napi::Object>())] { return b->attach(record); },
@@ -149,6 +154,7 @@ Napi::Value BalancerObject::service_stats(Info info) {
 }
 
 Napi::Value BalancerObject::affinities(Info info) { return from_affinities(info.Env(), balancer_->affinities()); }
+Napi::Value BalancerObject::connections(Info info) { return from_connections(info.Env(), balancer_->connections()); }
 Napi::Value BalancerObject::maps(Info info) { return from_maps(info.Env(), balancer_->map_rows()); }
 Napi::Value BalancerObject::problems(Info info) { return from_problems(info.Env(), balancer_->problems()); }
 Napi::Value BalancerObject::owner(Info info) { return Napi::Number::New(info.Env(), balancer_->owner()); }

@@ -25,6 +25,7 @@ class BalancerObject : public Napi::ObjectWrap<BalancerObject> {
   Napi::Value snapshot(Info info);
   Napi::Value number(Info info);
   Napi::Value settled(Info info);
+  Napi::Value set_packets(Info info);
   Napi::Value attach(Info info);
   Napi::Value detach(Info info);
   Napi::Value attachments(Info info);
@@ -32,6 +33,7 @@ class BalancerObject : public Napi::ObjectWrap<BalancerObject> {
   Napi::Value counters(Info info);
   Napi::Value service_stats(Info info);
   Napi::Value affinities(Info info);
+  Napi::Value connections(Info info);
   Napi::Value maps(Info info);
   Napi::Value verify(Info info);
   Napi::Value problems(Info info);

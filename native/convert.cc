@@ -32,9 +32,21 @@ Napi::Object endpoint(Napi::Env env, const Address& a, uint16_t port_be) {
 
 Napi::BigInt big(Napi::Env env, uint64_t value) { return Napi::BigInt::New(env, value); }
 
-// Flags cross as BackendFlag of binding.ts: existing, then one bit for each pool.
+// Flags cross as BackendFlag of binding.ts: existing, then one bit for each pool, then local.
 uint8_t backend_flags(uint32_t flags) {
-  return static_cast<uint8_t>((flags & 1 ? LB_BACKEND_EXISTING : 0) | (flags >> 1 & 7) * LB_BACKEND_POOLS);
+  return static_cast<uint8_t>((flags & 1 ? LB_BACKEND_EXISTING : 0) | (flags >> 1 & 7) * LB_BACKEND_POOLS | (flags & 16 ? LB_BACKEND_LOCAL : 0));
+}
+
+std::vector<Range> ranges(Napi::Env env, const Napi::Value& value) {
+  std::vector<Range> list;
+  if (!value.IsArray()) return list;
+  const auto texts = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < texts.Length(); i++) {
+    Range r;
+    if (!parse_range(texts.Get(i).As<Napi::String>().Utf8Value(), r)) throw Napi::TypeError::New(env, "not a range of IP addresses");
+    list.push_back(r);
+  }
+  return list;
 }
 
 }  // namespace
@@ -68,8 +80,9 @@ Service to_service(const Napi::Object& value) {
   s.drop = value.Get("drop").ToBoolean();
   s.local_pools = static_cast<uint8_t>(number(value, "localPools"));
   const auto frontends = value.Get("frontends").As<Napi::Array>();
-  s.frontends.reserve(frontends.Length() / 6);
-  for (uint32_t i = 0; i + 5 < frontends.Length(); i += 6) {
+  const uint32_t numbers = frontends.Length();
+  s.frontends.reserve(numbers / 7);
+  for (uint32_t i = 0; i + 6 < numbers; i += 7) {
     Frontend f;
     f.key.address = address(env, frontends.Get(i));
     f.key.port = htons(static_cast<uint16_t>(number(frontends, i + 1)));
@@ -77,8 +90,15 @@ Service to_service(const Napi::Object& value) {
     f.key.scope = static_cast<uint8_t>(number(frontends, i + 3));
     f.pool = static_cast<uint8_t>(number(frontends, i + 4));
     f.kind = static_cast<uint8_t>(number(frontends, i + 5));
+    f.ranges = static_cast<uint8_t>(number(frontends, i + 6));
     s.frontends.push_back(f);
   }
+  const uint32_t forwarding = number(value, "forwarding");
+  s.forwarding = forwarding == 1 ? LB_REGION_SNAT : forwarding == 2 ? LB_REGION_DSR : 0;
+  const auto sets = value.Get("ranges").As<Napi::Array>();
+  for (uint32_t i = 0; i < sets.Length(); i++) s.range_sets.push_back({ranges(env, sets.Get(i)), 0});
+  for (const auto& f : s.frontends)
+    if (f.ranges > s.range_sets.size()) throw Napi::TypeError::New(env, "no such range set");
   const auto backends = value.Get("backends").As<Napi::Array>();
   const uint32_t count = backends.Length();
   s.backends.reserve(count / 4);
@@ -136,6 +156,24 @@ AttachmentRecord to_attachment(const Napi::Object& value) {
   const auto netns = value.Get("netns").As<Napi::Array>();
   for (uint32_t i = 0; i < netns.Length(); i++) record.netns.push_back(netns.Get(i).As<Napi::String>().Utf8Value());
   return record;
+}
+
+PacketSettings to_packet_settings(const Napi::Object& value) {
+  const Napi::Env env = value.Env();
+  PacketSettings settings;
+  if (value.Get("address4").IsString()) settings.address4 = address(env, value.Get("address4"));
+  if (value.Get("address6").IsString()) settings.address6 = address(env, value.Get("address6"));
+  settings.snat_low = static_cast<uint16_t>(number(value, "snatLow"));
+  settings.snat_high = static_cast<uint16_t>(number(value, "snatHigh"));
+  settings.idle_tcp = number(value, "idleTcp");
+  settings.idle_udp = number(value, "idleUdp");
+  settings.dsr = static_cast<uint16_t>(number(value, "dsr"));
+  settings.dispatch = static_cast<uint16_t>(number(value, "dispatch"));
+  settings.peers = ranges(env, value.Get("peers"));
+  settings.pods = ranges(env, value.Get("pods"));
+  settings.masquerade = ranges(env, value.Get("masquerade"));
+  settings.masquerade_exclude = ranges(env, value.Get("masqueradeExclude"));
+  return settings;
 }
 
 Query to_query(const Napi::Object& value) {
@@ -228,6 +266,33 @@ Napi::Array from_affinities(Napi::Env env, const std::vector<AffinityRow>& rows)
     o.Set("service", rows[i].service);
     o.Set("expiresInMs", static_cast<double>(rows[i].expires_ms));
     o.Set("family", rows[i].family);
+    list.Set(i, o);
+  }
+  return list;
+}
+
+Napi::Array from_connections(Napi::Env env, const std::vector<ConnectionRow>& rows) {
+  constexpr const char* kModes[] = {"local", "snat", "dsr"};
+  Napi::Array list = Napi::Array::New(env, rows.size());
+  for (uint32_t i = 0; i < rows.size(); i++) {
+    Napi::HandleScope scope(env);
+    const lb_connection& c = rows[i].connection;
+    auto text_of = [&](const __be32* words) { return Address{c.family, {words[0], words[1], words[2], words[3]}}.text(); };
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("protocol", c.protocol);
+    o.Set("state", rows[i].state);
+    o.Set("mode", kModes[c.mode < std::size(kModes) ? c.mode : 0]);
+    o.Set("service", rows[i].service);
+    o.Set("clientAddress", text_of(c.client));
+    o.Set("clientPort", ntohs(c.client_port));
+    o.Set("frontendAddress", text_of(c.service));
+    o.Set("frontendPort", ntohs(c.service_port));
+    o.Set("backendAddress", text_of(c.backend));
+    o.Set("backendPort", ntohs(c.backend_port));
+    o.Set("ageMs", static_cast<double>(rows[i].age_ms));
+    o.Set("idleMs", static_cast<double>(rows[i].idle_ms));
+    o.Set("packets", big(env, c.packets));
+    o.Set("bytes", big(env, c.bytes));
     list.Set(i, o);
   }
   return list;

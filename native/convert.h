@@ -25,6 +25,7 @@ Service to_service(const Napi::Object& value);
 CommitInput to_commit(const Napi::Object& value);
 OpenOptions to_open_options(const Napi::Object& value);
 AttachmentRecord to_attachment(const Napi::Object& value);
+PacketSettings to_packet_settings(const Napi::Object& value);
 Query to_query(const Napi::Object& value);
 
 Napi::Object from_snapshot(Napi::Env env, const Snapshot& snapshot);
@@ -32,6 +33,7 @@ Napi::Object from_attachment(Napi::Env env, const AttachmentInfo& info);
 Napi::Object from_decision(Napi::Env env, const Decision& decision);
 Napi::Object from_usage(Napi::Env env, const ServiceUsage& usage);
 Napi::Array from_affinities(Napi::Env env, const std::vector<AffinityRow>& rows);
+Napi::Array from_connections(Napi::Env env, const std::vector<ConnectionRow>& rows);
 Napi::Array from_maps(Napi::Env env, const std::vector<MapRow>& rows);
 Napi::Array from_problems(Napi::Env env, const std::vector<Problem>& problems);
 Napi::Object from_counters(Napi::Env env, const Balancer& balancer);

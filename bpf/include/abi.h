@@ -445,6 +445,8 @@ LB_INLINE __u32 lb_reply_tag(__u64 w) { return (__u32)(w >> 40); }
 LB_INLINE __u32 lb_reply_serial(__u64 w) { return (__u32)(w >> LB_CONNECTION_BITS) & ((1u << LB_OWNER_SERIAL_BITS) - 1); }
 LB_INLINE __u32 lb_reply_index(__u64 w) { return (__u32)w & ((1u << LB_CONNECTION_BITS) - 1); }
 
+#define LB_CLOSED_SECONDS 60 /* for which an entry stays after a reset, or a FIN of both sides */
+
 /* lb_vias[backend]: where encapsulated packets for it go. */
 struct lb_via {
 	__be32 address[4];

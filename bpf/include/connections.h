@@ -19,7 +19,6 @@ const volatile __u32 lb_reply_mask = 16383; /* sets in lb_replies, less 1 */
 const volatile __u64 lb_flow_seed = 0;      /* so that nobody outside can tell which flows share a set */
 
 #define LB_OPENING_SECONDS 10 /* what saw nothing but SYNs for so long may be taken by another flow */
-#define LB_CLOSED_SECONDS 60  /* after a reset, or a FIN of both sides */
 #define LB_PORT_TRIES 24
 #define LB_NOBODY 0xffffffffu /* no index */
 

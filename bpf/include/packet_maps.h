@@ -67,7 +67,7 @@ struct {
 	__type(value, __u32);
 } lb_ranges6 SEC(".maps");
 
-/* Address of a service in the external scope, whatever the port -> how many keys it has; IPv4 as ::ffff:a.b.c.d.
+/* Address of a service in the external scope, whatever the port -> present; IPv4 as ::ffff:a.b.c.d.
  * Written by the controller: before the first key with the address, and after the last. Echo requests to these are answered. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -6,7 +6,10 @@
 
 /** Flat: address, port, weight, flags, for each backend in turn. `flags`: BackendFlag bits. */
 export type FlatBackends = (string | number)[];
-/** Flat: address, port, protocol (IPPROTO number), scope (0 internal, 1 external), pool index, kind (FrontendKindCode), for each key in turn. */
+/**
+ * Flat: address, port, protocol (IPPROTO number), scope (0 internal, 1 external), pool index, kind (FrontendKindCode), range set (1 + index in
+ * `ranges`, 0: everyone), for each key in turn.
+ */
 export type FlatFrontends = (string | number)[];
 
 export const BackendFlag = {
@@ -16,7 +19,13 @@ export const BackendFlag = {
   pool0: 2,
   pool1: 4,
   pool2: 8,
+  /** On this node. */
+  local: 16,
 } as const;
+
+/** Numbers of one key in FlatFrontends. */
+export const FRONTEND_FIELDS = 7;
+export const ForwardingCode = { snat: 1, dsr: 2 } as const;
 
 export const FrontendKindCode = { cluster: 0, nodePort: 1, external: 2, loadBalancer: 3, hostPort: 4 } as const;
 export const AlgorithmCode = { random: 0, 'round-robin': 1, maglev: 2, 'source-hash': 3 } as const;
@@ -34,6 +43,10 @@ export interface PutService {
   drop: boolean;
   /** Bit p: the pool p is limited to this node, so that "no cells" means no local backend. */
   localPools: number;
+  /** ForwardingCode, or 0 for the balancer's default. */
+  forwarding: number;
+  /** Lists of CIDRs that frontends name. */
+  ranges: (readonly string[])[];
   frontends: FlatFrontends;
   /** All backends, candidates or not. Weights count in pools only; a candidate's weight is at least 1. */
   backends: FlatBackends;
@@ -45,6 +58,25 @@ export interface CommitInput {
   remove: string[];
   /** Stored with the commit: JSON of balancer-wide settings (node ...), or undefined to leave them. */
   settings?: string;
+}
+
+/** What packet hooks know of the node and of forwarding. */
+export interface NativePackets {
+  address4: string | undefined; address6: string | undefined;
+  /** 0, 0: none. */
+  snatLow: number; snatHigh: number;
+  /** Seconds. */
+  idleTcp: number; idleUdp: number;
+  /** Bits of enum lb_dsr_flag, value of enum lb_dispatch (bpf/include/abi.h). */
+  dsr: number; dispatch: number;
+  /** CIDRs. */
+  peers: readonly string[]; pods: readonly string[]; masquerade: readonly string[]; masqueradeExclude: readonly string[];
+}
+
+export interface NativeConnection {
+  protocol: number; state: string; mode: 'local' | 'snat' | 'dsr'; service: string;
+  clientAddress: string; clientPort: number; frontendAddress: string; frontendPort: number; backendAddress: string; backendPort: number;
+  ageMs: number; idleMs: number; packets: bigint; bytes: bigint;
 }
 
 export interface NativeFailure {
@@ -65,65 +97,23 @@ export interface PendingCommit {
   wait(): void;
 }
 
-export interface NativeSnapshot {
-  number: bigint;
-  services: NativeService[];
-  settings?: string;
-}
-export interface NativeService {
-  id: number;
-  name: string;
-  owner: string;
-  record: string;
-}
-export interface NativeBackendStats {
-  address: string;
-  port: number;
-  connections: bigint;
-  failures: bigint;
-}
+export interface NativeSnapshot { number: bigint; services: NativeService[]; settings?: string }
+export interface NativeService { id: number; name: string; owner: string; record: string }
+export interface NativeBackendStats { address: string; port: number; connections: bigint; failures: bigint }
 export type AttachmentKind = 'cgroup' | 'tc' | 'xdp';
 /** What to attach. `netns`: of sockets, [] for all; of devices, [] or [''] for the balancer's own. `role`, `mode`: of devices. `options`: JSON kept with it. */
-export interface NativeAttach {
-  kind: AttachmentKind;
-  target: string;
-  netns: string[];
-  options: string;
-  role?: 'external' | 'workload';
-  mode?: 'native' | 'generic' | 'auto';
-}
-export interface NativeAttachment {
-  id: number;
-  kind: AttachmentKind;
-  target: string;
-  mode: string;
-  state: 'attached' | 'waiting' | 'lost';
-  options: string;
-}
-export interface NativeMap {
-  name: string;
-  entries: number;
-  capacity: number;
-  bytes: number;
-}
-export interface NativeProblem {
-  code: string;
-  object: string;
-  message: string;
-  remedy: string;
-}
+export interface NativeAttach { kind: AttachmentKind; target: string; netns: string[]; options: string; role?: 'external' | 'workload'; mode?: 'native' | 'generic' | 'auto' }
+export interface NativeAttachment { id: number; kind: AttachmentKind; target: string; mode: string; state: 'attached' | 'waiting' | 'lost'; options: string }
+export interface NativeMap { name: string; entries: number; capacity: number; bytes: number }
+export interface NativeProblem { code: string; object: string; message: string; remedy: string }
 
 export interface NativeQuery {
-  address: string;
-  port: number;
-  protocol: number;
-  scope: number;
+  address: string; port: number; protocol: number; scope: number;
   /** Path of the client's network namespace; omitted: the balancer's own. */
   netns?: string;
 }
 export interface NativeDecision {
-  verdict: number;
-  reason: number;
+  verdict: number; reason: number;
   service?: string;
   /** Key that matched: its address and port. */
   frontend?: { address: string; port: number; kind: number };
@@ -154,6 +144,8 @@ export interface NativeBalancer {
   number(): bigint;
   settled(): Promise<void>;
 
+  /** Not kept: the caller has them in its settings, and says so after every open(). */
+  setPackets(settings: NativePackets): void;
   /** Where this is attached already: options updated. */
   attach(what: NativeAttach): Promise<NativeAttachment>;
   detach(id: number): Promise<void>;
@@ -164,6 +156,7 @@ export interface NativeBalancer {
   counters(): { hooks: bigint[][]; connections: bigint };
   /** retired: connections of backends that the service no longer has. */
   serviceStats(name: string): { failures: bigint; retired: bigint; backends: NativeBackendStats[] };
+  connections(): NativeConnection[];
   affinities(): { clientNetns: bigint; service: string; address: string; port: number; expiresInMs: number; family: number }[];
   maps(): NativeMap[];
   /** Compares what this object believes, the maps and the attached links; runs the canaries. */
@@ -176,12 +169,7 @@ export interface NativeBalancer {
   close(detach: boolean): Promise<void>;
 }
 
-export interface NativeFeature {
-  support: 'supported' | 'unsupported' | 'unknown';
-  minimumKernel: string;
-  neededFor: string;
-  fallback?: string;
-}
+export interface NativeFeature { support: 'supported' | 'unsupported' | 'unknown'; minimumKernel: string; neededFor: string; fallback?: string }
 export interface NativeModule {
   /** Rejects with a NativeFailure. Runs on a worker thread. */
   open(options: NativeOpenOptions): Promise<NativeBalancer>;

@@ -5,11 +5,8 @@
 #include <dirent.h>
 #include <unistd.h>
 
-#include <algorithm>
-
 #include "cgroup_attachment.h"
 #include "device_attachment.h"
-#include "stop_point.h"
 
 namespace lb {
 namespace {
@@ -30,10 +27,16 @@ AttachmentInfo Attachment::describe(const AttachmentPlace& place, const Attachme
   return is_device(record) ? DeviceAttachment::describe(place, record) : CgroupAttachment::describe(place, record);
 }
 
+void Attachment::remove(const AttachmentPlace& place, const AttachmentRecord& record) {
+  if (is_device(record)) DeviceAttachment::remove(place, record);
+  remove_pins(record.id, place.directory);
+}
+
 // link_ID_HOOK; of devices link_ID_NUMBER_HOOK.
 std::string Attachment::pin(const std::string& hook) const { return place_.directory + "/link_" + std::to_string(record_.id) + "_" + hook; }
 
 void Attachment::remove_pins(uint32_t id, const std::string& directory) {
+  CgroupAttachment::remove_pins(id, directory);
   const std::string prefix = "link_" + std::to_string(id) + "_";
   std::vector<std::string> names;
   DIR* dir = opendir(directory.c_str());
@@ -41,12 +44,9 @@ void Attachment::remove_pins(uint32_t id, const std::string& directory) {
   while (const dirent* entry = readdir(dir))
     if (std::string_view(entry->d_name).substr(0, prefix.size()) == prefix) names.emplace_back(entry->d_name);
   closedir(dir);
-  // The release hook of sockets goes last: what one that remembers writes meanwhile is given back by it.
-  std::stable_partition(names.begin(), names.end(), [](const std::string& n) { return n.find("_sock_release") == std::string::npos; });
   for (const auto& name : names) {
     const std::string path = directory + "/" + name;
     if (UniqueFd link(bpf_obj_get(path.c_str())); link) bpf_link_detach(link.get());
-    stop_point();
     if (unlink(path.c_str())) rmdir(path.c_str());  // a mark that a qdisc is ours is a directory
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -34,12 +35,14 @@ class Attachment {
  public:
   // Loads the programs and puts them in place, all or none.
   static Result<std::unique_ptr<Attachment>> create(const AttachmentPlace& place, const AttachmentRecord& record);
-  // Takes over what is pinned: newly loaded programs replace those that run, one atomic exchange for each hook. What cannot be taken over is lost,
-  // and problems() says why.
+  // Takes over what is pinned: newly loaded programs replace those that run, one atomic exchange for each hook.
+  // What cannot be taken over is lost, for the reason that problems() says.
   static std::unique_ptr<Attachment> resume(const AttachmentPlace& place, const AttachmentRecord& record);
+  // Takes it out, whoever holds it, without loading anything.
+  static void remove(const AttachmentPlace& place, const AttachmentRecord& record);
   // For observers: what the pins say.
   static AttachmentInfo describe(const AttachmentPlace& place, const AttachmentRecord& record);
-  // Of an attachment that no record names: detaches what is pinned, whoever holds it.
+  // Detaches what is pinned, whoever holds it.
   static void remove_pins(uint32_t id, const std::string& directory);
 
   virtual ~Attachment() = default;
@@ -49,7 +52,7 @@ class Attachment {
   virtual AttachmentInfo info() const = 0;
   // What is wrong with it.
   virtual std::vector<Problem> problems() const = 0;
-  // Are all programs where they were put?
+  // Is every program where it was put, and this object's?
   virtual bool intact() const = 0;
   // Devices: a socket that tells when some come and go; -1: none.
   virtual int events() const { return -1; }
@@ -63,6 +66,10 @@ class Attachment {
 
   AttachmentPlace place_;
   AttachmentRecord record_;
+  std::optional<Error> failure_;  // of what no caller waited for
 };
+
+// Before tcx: filters of programs with our maps in the balancer's own namespace, of attachments that are none of `known`.
+void remove_stray_filters(const AttachmentPlace& place, const std::set<uint32_t>& known);
 
 }  // namespace lb

@@ -93,6 +93,7 @@ Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indice
     : options_(options), maps_(std::move(maps)), port_users_(65536 * 4, 0), indices_(std::move(indices)) {
   indices_->on_rested([this](const Rested& r) {
     if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
+    if (r.kind == IndexKind::range_set) ranges_.remove(r.index);
     if (r.kind == IndexKind::service) maps_.failures[r.index] = maps_.failures[maps_.slot_count() + r.index] = 0;
   });
   indices_->on_failure([this](const Error& e) {
@@ -141,8 +142,11 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
 // Ends a close() with detach that was cut off.
 Status Balancer::end_leaving(const std::string& path, Maps& maps, int netns) {
   for (uint32_t id = 1; id < kAttachments; id++) Attachment::remove_pins(id, path);
+  remove_stray_filters({maps, path, netns}, {});
   if (auto log = Log::open(path, maps, true)) {
-    const PortSet reserved = parse_ports(log->read().reserved);
+    const LogContent content = log->read();
+    for (const auto& [id, record] : content.attachments) Attachment::remove({maps, path, netns}, record);
+    const PortSet reserved = parse_ports(content.reserved);
     if (!reserved.empty()) LB_TRY(reserve_ports(netns, {}, reserved));
   }
   Maps::remove_pins(path);

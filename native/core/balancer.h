@@ -20,6 +20,8 @@
 #include "maps.h"
 #include "model.h"
 #include "node_ports.h"
+#include "packet_settings.h"
+#include "ranges.h"
 #include "result.h"
 #include "sockets.h"
 #include "stop_point.h"
@@ -81,12 +83,20 @@ struct AffinityRow {
   uint8_t family;
   uint64_t expires_ms;
 };
+struct ConnectionRow {
+  lb_connection connection;
+  std::string service;
+  const char* state;
+  uint64_t age_ms, idle_ms;
+};
 struct MapRow {
   std::string name;
   uint64_t entries, capacity, bytes;
 };
 
 inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
+// Range sets at one time, of services and of the settings.
+inline constexpr uint32_t kRangeSets = 65536;
 
 inline constexpr char kCanaryName[] = "\x01" "canary";  // no service of a user may begin with a control character
 
@@ -106,6 +116,8 @@ class Balancer {
   Result<Snapshot> snapshot();
   // Of an observer whose writer detached everything: one that no commit has.
   uint64_t number() const { return closed_ ? 0 : writer_left() ? ~0ull : load_acquire(&maps_.control->number); }
+  // Of the node and of forwarding, for the packet hooks. Not kept: the caller has them in its settings.
+  Status set_packets(const PacketSettings& settings);
   // Blocks until sockets are swept and indices are free again.
   void settle();
 
@@ -119,6 +131,7 @@ class Balancer {
   uint64_t total_connections() const;
   const Maps& maps() const { return maps_; }
   std::vector<AffinityRow> affinities();
+  std::vector<ConnectionRow> connections();
   std::vector<MapRow> map_rows();
   std::vector<Problem> check();     // what is believed against what is in the kernel
   std::vector<Problem> problems();  // known without looking
@@ -139,6 +152,11 @@ class Balancer {
   void repair_backends();
   Status resume_attachments();
   Status ensure_packets();
+  Status recover_packets(std::vector<bool>& range_sets);
+  Status write_node();
+  Status use_address(const Key& key, bool on);
+  bool count_address(const Key& key, bool on);
+  Status fill_addresses();
   Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);
   Result<uint32_t> find_attachment(const char* operation, const AttachmentRecord& record, bool& known);
   AttachmentPlace place() { return {maps_, options_.pin_path, netns_.get()}; }
@@ -193,6 +211,13 @@ class Balancer {
   bool has_settings_ = false;
   std::unordered_map<uint32_t, std::unique_ptr<Attachment>> attachments_;
   uint32_t last_attachment_ = 0;
+  RangeTable ranges_;
+  PacketSettings packets_;
+  struct AddressHash {
+    size_t operator()(const Address& a) const { return KeyHash{}({a, 0, 0, 0}); }
+  };
+  std::unordered_map<Address, uint32_t, AddressHash> address_users_;  // of lb_addresses: keys that have it
+  bool packets_filled_ = false;
   std::unique_ptr<Object> decide_;
   std::unique_ptr<SweepThread> sweeps_;
   std::mutex watching_;

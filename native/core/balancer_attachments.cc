@@ -51,8 +51,7 @@ Result<uint32_t> Balancer::find_attachment(const char* operation, const Attachme
   // First in, first out: what a socket remembers of an attachment that is gone should not meet its successor.
   for (uint32_t n = 1; n < kAttachments; n++)
     if (const uint32_t id = (last_attachment_ + n - 1) % (kAttachments - 1) + 1; !attachments_.count(id)) return last_attachment_ = id;
-  Error e = make_error("ERR_CAPACITY", operation, record.path,
-                       "needs " + std::to_string(kAttachments) + " attachments, has room for " + std::to_string(kAttachments - 1) + "; detach one");
+  Error e = make_error("ERR_CAPACITY", operation, record.path, "needs " + std::to_string(kAttachments) + " attachments, has room for " + std::to_string(kAttachments - 1) + "; detach one");
   e.details["need"] = static_cast<double>(kAttachments);
   e.details["have"] = static_cast<double>(kAttachments - 1);
   e.details["option"] = std::string("attachments");
@@ -131,9 +130,10 @@ Status Balancer::detach(uint32_t id) {
     if (watch_) watch_->remove(id);
   }
   LB_TRY(it->second->detach());
+  const bool had_sockets = it->second->record().kind == AttachmentKind::cgroup;
   mark_attached(id, false);
   attachments_.erase(it);
-  sweeps_->request_ways();
+  if (had_sockets) sweeps_->request_ways();
   reserve_or_report();
   return ok();
 }
@@ -157,12 +157,13 @@ std::vector<AttachmentInfo> Balancer::attachments() {
 Status Balancer::resume_attachments() {
   attachments_.clear();
   __u64 live = 0;
+  std::set<uint32_t> known;
   LogContent content = log_->read();
   for (const auto& [id, record] : content.attachments) {
     if (is_device(record)) LB_TRY(ensure_packets());
-    auto resumed = Attachment::resume(place(), record);
-    watch(*resumed);
-    attachments_[id] = std::move(resumed);
+    attachments_[id] = Attachment::resume(place(), record);
+    watch(*attachments_[id]);
+    known.insert(id);
     if (is_device(record)) continue;
     remove_stale_canaries(record.path);
     live |= 1ull << id;
@@ -170,6 +171,7 @@ Status Balancer::resume_attachments() {
   // Links of an attachment that no committed record names.
   for (uint32_t id = 1; id < kAttachments; id++)
     if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
+  if (maps_.has_packets()) remove_stray_filters(place(), known);
   store_release(&maps_.control->attachments, live);
   reserve_or_report();
   return ok();
@@ -189,7 +191,5 @@ void Balancer::devices_changed(uint32_t id, const std::set<int>& gone) {
   const auto it = attachments_.find(id);
   if (it != attachments_.end()) it->second->follow(gone);
 }
-
-Status Balancer::ensure_packets() { return maps_.ensure_packets(options_.pin_path); }
 
 }  // namespace lb

@@ -186,6 +186,15 @@ Status CgroupAttachment::replace(const AttachmentRecord& record) {
   return ok();
 }
 
+void CgroupAttachment::remove_pins(uint32_t id, const std::string& directory) {
+  const Maps none;
+  CgroupAttachment a({none, directory, -1}, AttachmentRecord{id, {}, {}, {}});
+  for (const auto& name : program_names())
+    if (UniqueFd link(bpf_obj_get(a.pin(name.substr(3)).c_str())); link) a.links_.emplace_back(name, std::move(link));
+  (void)a.detach();
+  for (const auto& name : program_names()) unlink(a.pin(name.substr(3)).c_str());
+}
+
 // Those that forget go last: what one that remembers writes meanwhile is given back by the release hook.
 Status CgroupAttachment::detach() {
   for (const auto& name : program_names()) {
@@ -213,8 +222,7 @@ std::vector<std::string> CgroupAttachment::lost() const {
 
 std::vector<Problem> CgroupAttachment::problems() const {
   std::vector<Problem> found;
-  if (failure_)
-    found.push_back({failure_->code, record_.path, "could not be taken over: " + failure_->object + ": " + failure_->message, "attachCgroup() again, when the cause is gone"});
+  if (failure_) found.push_back({failure_->code, record_.path, "could not be taken over: " + failure_->object + ": " + failure_->message, "attachCgroup() again, when the cause is gone"});
   for (const auto& hook : lost())
     found.push_back({"ERR_NOT_FOUND", record_.path, hook + " is no longer attached: the cgroup is gone, or something detached it", "attachCgroup() again"});
   return found;

@@ -2,7 +2,6 @@
 // The socket programs on one cgroup: loaded for it, linked, and pinned when the balancer is.
 #pragma once
 
-#include <optional>
 #include <utility>
 
 #include "attachment.h"
@@ -13,6 +12,7 @@ class CgroupAttachment : public Attachment {
  public:
   static Result<std::unique_ptr<Attachment>> create(const AttachmentPlace& place, const AttachmentRecord& record);
   static std::unique_ptr<Attachment> resume(const AttachmentPlace& place, const AttachmentRecord& record);
+  static void remove_pins(uint32_t id, const std::string& directory);
   static AttachmentInfo describe(const AttachmentPlace& place, const AttachmentRecord& record);
 
   Status replace(const AttachmentRecord& record) override;
@@ -33,7 +33,6 @@ class CgroupAttachment : public Attachment {
 
   std::unique_ptr<Object> object_;
   std::vector<std::pair<std::string, UniqueFd>> links_;
-  std::optional<Error> failure_;  // of taking it over
 };
 
 }  // namespace lb

@@ -29,7 +29,7 @@ std::vector<uint32_t> slots_of(const Service& service) {
 
 }  // namespace
 
-void build_region(const Service& service, uint8_t family, uint8_t pool, std::vector<__u64>& words) {
+void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words) {
   std::vector<WeightedBackend> chosen;
   const uint32_t wanted = LB_BACKEND_POOLS << pool;
   for (const auto& b : service.backends)
@@ -49,6 +49,8 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, std::vec
   head.algorithm = service.algorithm;
   head.pool = pool;
   head.family = family;
+  head.policy = policy;
+  head.flags = service.forwarding;
   if (service.drop) head.flags |= LB_REGION_DROP;
   if (service.local_pools & 1u << pool) head.flags |= LB_REGION_LOCAL_ONLY;
   words.resize(LB_HEAD_WORDS);
@@ -57,6 +59,13 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, std::vec
   if (!head.members) return;
   std::sort(chosen.begin(), chosen.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
   for (const auto& c : chosen) words.push_back(c.index);
+}
+
+const Region* find_region(const Service& service, const Frontend& frontend) {
+  const uint32_t policy = service.policy_of(frontend);
+  for (const auto& r : service.regions)
+    if (r.family == frontend.key.address.family && r.pool == frontend.pool && r.policy == policy) return &r;
+  return nullptr;
 }
 
 // Of the whole state that was asked for: what is staged, what is being staged, what is still to come, and what stays.
@@ -109,6 +118,7 @@ Status Commit::take(IndexKind kind, uint32_t& index, const char* option, uint32_
         case IndexKind::pending: got = (index = all.pending.take()) != 0; break;
         case IndexKind::backend: got = (index = all.backends.take()) != 0; break;
         case IndexKind::service: got = (index = all.services.take()) != 0; break;
+        case IndexKind::range_set: got = (index = all.range_sets.take()) != 0; break;
         case IndexKind::region: got = all.lines.take(order, index); break;
       }
       if (got) {
@@ -169,6 +179,7 @@ Status Commit::stage_removal(const std::string& name) {
     needs_sweep_ = true;
   }
   for (const auto& r : service->regions) retired_.push_back({IndexKind::region, r.first, r.order});
+  for (const auto& set : service->range_sets) retired_.push_back({IndexKind::range_set, set.id});
   retired_.push_back({IndexKind::service, service->id});
   records_.push_back({RecordType::remove, service->id, {}});
   return ok();
@@ -186,6 +197,7 @@ Status Commit::stage_put(Service input) {
   }
   LB_TRY(stage_backends(*next, old));
   LB_TRY(claim_frontends(*next, old));
+  LB_TRY(stage_ranges(*next, old));
   LB_TRY(stage_regions(*next, old));
   LB_TRY(stage_slots(*next));
   if (b_.log_) records_.push_back({RecordType::put, next->id, encode_service(*next)});
@@ -280,15 +292,35 @@ void Commit::drop_unclaimed() {
   }
 }
 
+// A set that has changed is another set; one that has not keeps its id.
+Status Commit::stage_ranges(Service& next, const Service* old) {
+  std::vector<const RangeSet*> before;
+  if (old)
+    for (const auto& set : old->range_sets) before.push_back(&set);
+  for (auto& set : next.range_sets) {
+    const auto same = std::find_if(before.begin(), before.end(), [&](const RangeSet* b) { return b->ranges == set.ranges; });
+    if (same != before.end()) {
+      set.id = (*same)->id;
+      before.erase(same);
+      continue;
+    }
+    LB_TRY(take(IndexKind::range_set, set.id, "frontends"));
+    new_ranges_.emplace_back(&next, &set);
+  }
+  for (const RangeSet* b : before) retired_.push_back({IndexKind::range_set, b->id});
+  return ok();
+}
+
 Status Commit::stage_regions(Service& next, const Service* old) {
   std::vector<__u64> words;
   auto stale = old ? old->regions : std::vector<Region>{};
   for (const auto& f : next.frontends) {
+    if (find_region(next, f)) continue;
     const uint8_t family = f.key.address.family;
-    auto is_ours = [&](const Region& r) { return r.family == family && r.pool == f.pool; };
-    if (std::any_of(next.regions.begin(), next.regions.end(), is_ours)) continue;
+    const uint32_t policy = next.policy_of(f);
+    auto is_ours = [&](const Region& r) { return r.family == family && r.pool == f.pool && r.policy == policy; };
     words.clear();
-    build_region(next, family, f.pool, words);
+    build_region(next, family, f.pool, policy, words);
     const uint32_t order = LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
     const auto before = std::find_if(stale.begin(), stale.end(), is_ours);
     if (before != stale.end() && before->order == order && same_words(b_.maps_.table, before->first, words)) {
@@ -296,7 +328,7 @@ Status Commit::stage_regions(Service& next, const Service* old) {
       stale.erase(before);
       continue;
     }
-    Region region{family, f.pool, 0, order};
+    Region region{family, f.pool, 0, order, policy};
     LB_TRY(take(IndexKind::region, region.first, "cells", order));
     next.regions.push_back(region);
     regions_.push_back({region.first, words});
@@ -308,8 +340,7 @@ Status Commit::stage_regions(Service& next, const Service* old) {
 Status Commit::stage_slots(Service& next) {
   size_t insert = first_insert_;  // inserts are in the order of the frontends
   for (const auto& f : next.frontends) {
-    const auto region = std::find_if(next.regions.begin(), next.regions.end(),
-                                     [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });
+    const Region* region = find_region(next, f);
     __u64 before = b_.maps_.slots[f.slot];
     // A slot that is given out anew gets a new generation: what still names it by the old one is not of this key.
     if (insert < inserts_.size() && inserts_[insert].slot == f.slot) {

@@ -12,8 +12,9 @@
 
 namespace lb {
 
-// The words of a region: head (serial 0), cells, and the members of a service with affinity.
-void build_region(const Service& service, uint8_t family, uint8_t pool, std::vector<__u64>& words);
+// The words of a region: head (serial 0), cells, and the members of a service with affinity. policy: id of a range set.
+void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words);
+const Region* find_region(const Service& service, const Frontend& frontend);
 
 // Frontends, backends and cells (whole lines, as the table gives them out) of one service.
 void add_needs(const Service& service, Needs& total);
@@ -57,6 +58,7 @@ class Commit {
 
   Status stage_put(Service input);
   Status stage_backends(Service& next, const Service* old);
+  Status stage_ranges(Service& next, const Service* old);
   Status stage_regions(Service& next, const Service* old);
   Status stage_slots(Service& next);
   Status stage_removal(const std::string& name);
@@ -68,7 +70,9 @@ class Commit {
   Status check_capacity();
 
   Status write_log();
+  Status insert_all();
   Status insert_keys();
+  void give_back_keys();
   void delete_keys(const std::vector<KeySlot>& keys);
   void use_ports(const std::vector<Frontend>& frontends, bool on);
   void publish();
@@ -82,12 +86,13 @@ class Commit {
   std::vector<KeySlot> inserts_, deletes_;
   std::vector<SlotChange> slots_;
   std::vector<RegionWrite> regions_;
+  std::vector<std::pair<const Service*, const RangeSet*>> new_ranges_;
   std::vector<BackendWrite> new_backends_, changed_backends_;
   std::vector<Rested> taken_, retired_;
   std::vector<LogRecord> records_;
   Needs used_;  // by all services when this is done
   const Service* staging_ = nullptr;
-  size_t staged_ = 0, first_insert_ = 0;
+  size_t staged_ = 0, first_insert_ = 0, inserted_ = 0;
   bool needs_sweep_ = false, ports_changed_ = false;
 };
 

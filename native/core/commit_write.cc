@@ -52,10 +52,9 @@ Status Commit::write() {
     stop_point();
   }
   for (const auto& next : next_) use_ports(next->frontends, true);
-  const Status inserted = insert_keys();
+  const Status inserted = insert_all();
   if (!inserted) {
-    delete_keys(inserts_);  // those that got in; the others are not there
-    for (const auto& k : inserts_) b_.filter_key(k.key, false);
+    give_back_keys();
     if (b_.log_) b_.log_->cut();
     for (const auto& next : next_) use_ports(next->frontends, false);
     return inserted.error();
@@ -63,6 +62,28 @@ Status Commit::write() {
   publish();
   believe();
   return ok();
+}
+
+Status Commit::insert_all() {
+  for (const auto& [service, set] : new_ranges_) {
+    LB_TRY(b_.ranges_.add(set->id, set->ranges, service->name));
+    stop_point();
+  }
+  for (const auto& k : inserts_) {
+    b_.filter_key(k.key, true);
+    inserted_++;
+    LB_TRY(b_.use_address(k.key, true));
+  }
+  return insert_keys();
+}
+
+// What got in of those that were to be inserted; the others are not there. Range sets rest, as nobody may know that they were seen by none.
+void Commit::give_back_keys() {
+  delete_keys(inserts_);
+  for (size_t i = 0; i < inserted_; i++) {
+    b_.filter_key(inserts_[i].key, false);
+    (void)b_.use_address(inserts_[i].key, false);
+  }
 }
 
 Status Commit::write_log() {
@@ -82,7 +103,6 @@ Status Commit::write_log() {
 
 Status Commit::insert_keys() {
   const Maps& maps = b_.maps_;
-  for (const auto& k : inserts_) b_.filter_key(k.key, true);
   for (const auto& k : inserts_) {
     store_release(&maps.slots[k.slot], lb_slot_absent(lb_slot_generation(maps.slots[k.slot]) + 1));
     stop_point();
@@ -182,7 +202,10 @@ void Commit::publish() {
     stop_point();
   }
   delete_keys(deletes_);
-  for (const auto& k : deletes_) b_.filter_key(k.key, false);
+  for (const auto& k : deletes_) {
+    b_.filter_key(k.key, false);
+    (void)b_.use_address(k.key, false);
+  }
   for (const Service* s : removed_) use_ports(s->frontends, false);
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);

@@ -19,6 +19,7 @@
 namespace lb {
 namespace {
 
+constexpr uint32_t kHandle = 0x6c620000;  // of filters: "lb", and the attachment's id
 constexpr const char* kHookNames[] = {"tc_egress", "tc_ingress", "xdp"};
 
 // A link whose device is gone, or that was detached, says device 0. tcx has the number in the same place as XDP.
@@ -49,6 +50,16 @@ std::vector<DevicePin> device_pins(uint32_t id, const std::string& directory) {
   }
   closedir(dir);
   return pins;
+}
+
+std::set<uint32_t> ids_of(const Maps& maps) {
+  std::set<uint32_t> ids;
+  for (const auto& [name, fd] : maps.all()) {
+    bpf_map_info info{};
+    __u32 length = sizeof info;
+    if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0) ids.insert(info.id);
+  }
+  return ids;
 }
 
 // Tells of devices of the calling thread's namespace.
@@ -98,6 +109,8 @@ std::vector<DeviceAttachment::Hook> DeviceAttachment::hooks() const {
   if (record_.kind == AttachmentKind::xdp) all.push_back(Hook::xdp);
   return all;
 }
+
+uint32_t DeviceAttachment::handle() const { return kHandle | record_.id; }
 
 std::string DeviceAttachment::pin_of(const Device& device, const char* what) const { return pin(std::to_string(device.number) + "_" + what); }
 
@@ -165,15 +178,47 @@ std::unique_ptr<Attachment> DeviceAttachment::resume(const AttachmentPlace& plac
   std::unique_ptr<DeviceAttachment> a(new DeviceAttachment(place, record));
   // Without its namespace there are no devices, and nothing to take over.
   if (!a->enter()) return a;
-  Status done = a->load();
-  if (done)
-    done = in_netns(a->netns_.get(), [&]() -> Status {
-      a->adopt();
-      LB_TRY(a->swap_programs());
-      return a->sync({}, false);
-    });
+  const Status loaded = a->load();
+  const Status done = in_netns(a->netns_.get(), [&]() -> Status {
+    a->adopt();
+    LB_TRY(loaded);
+    LB_TRY(a->swap_programs());
+    return a->sync({}, false);
+  });
   if (!done) a->failure_ = done.error();
   return a;
+}
+
+void DeviceAttachment::remove(const AttachmentPlace& place, const AttachmentRecord& record) {
+  DeviceAttachment a(place, record);
+  if (!a.enter()) return;
+  (void)in_netns(a.netns_.get(), [&]() -> Status {
+    a.adopt();
+    return ok();
+  });
+  (void)a.detach();
+}
+
+void remove_stray_filters(const AttachmentPlace& place, const std::set<uint32_t>& known) {
+  if (kernel_abilities().tcx) return;
+  const auto maps = ids_of(place.maps);
+  (void)in_netns(place.netns, [&]() -> Status {
+    struct if_nameindex* all = if_nameindex();
+    for (auto* i = all; i && i->if_index; i++) {
+      const int device = static_cast<int>(i->if_index);
+      for (const bool egress : {false, true}) {
+        const auto rows = list_filters(device, egress);
+        if (!rows) continue;
+        for (const auto& row : *rows) {
+          const uint32_t handle = row.filter.handle;
+          if ((handle & 0xffff0000) != kHandle || known.count(handle & 0xffff) || !program_uses(row.program, maps)) continue;
+          (void)remove_filter(device, egress, row.filter);
+        }
+      }
+    }
+    if (all) if_freenameindex(all);
+    return ok();
+  });
 }
 
 DeviceAttachment::Names DeviceAttachment::present() const {
@@ -365,7 +410,7 @@ void DeviceAttachment::adopt() {
 }
 
 void DeviceAttachment::adopt_filters(Device& device) {
-  const auto maps = map_ids();
+  const auto maps = ids_of(place_.maps);
   for (const Hook hook : {Hook::egress, Hook::ingress}) {
     const auto rows = list_filters(device.number, hook == Hook::egress);
     if (!rows) continue;
@@ -442,18 +487,9 @@ Status DeviceAttachment::detach() {
 
 void DeviceAttachment::follow(const std::set<int>& gone) {
   if (!netns_) return;
+  if (!tc_) return;  // could not be taken over
   const Status done = in_netns(netns_.get(), [&] { return sync(gone, false); });
   if (!done) failure_ = done.error();
-}
-
-std::set<uint32_t> DeviceAttachment::map_ids() const {
-  std::set<uint32_t> ids;
-  for (const auto& [name, fd] : place_.maps.all()) {
-    bpf_map_info info{};
-    __u32 length = sizeof info;
-    if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0) ids.insert(info.id);
-  }
-  return ids;
 }
 
 bool DeviceAttachment::alive(const Device& device, const Placed& placed) const {
@@ -476,7 +512,7 @@ bool DeviceAttachment::has_gone(const Device& device) {
 }
 
 bool DeviceAttachment::intact() const {
-  if (!netns_) return false;
+  if (!netns_ || failure_) return false;
   bool all = true;
   (void)in_netns(netns_.get(), [&]() -> Status {
     all = std::all_of(devices_.begin(), devices_.end(), [&](const Device& d) { return has_gone(d) || whole(d); });
@@ -503,7 +539,7 @@ AttachmentInfo DeviceAttachment::info() const {
       here++;
       whole_ones += whole(d);
     }
-    info.state = whole_ones < here ? "lost" : here ? "attached" : "waiting";
+    info.state = failure_ || whole_ones < here ? "lost" : here ? "attached" : "waiting";
     return ok();
   });
   return info;

@@ -13,6 +13,7 @@ class DeviceAttachment : public Attachment {
  public:
   static Result<std::unique_ptr<Attachment>> create(const AttachmentPlace& place, const AttachmentRecord& record);
   static std::unique_ptr<Attachment> resume(const AttachmentPlace& place, const AttachmentRecord& record);
+  static void remove(const AttachmentPlace& place, const AttachmentRecord& record);
   static AttachmentInfo describe(const AttachmentPlace& place, const AttachmentRecord& record);
   static bool is_pattern(const std::string& name);
   static bool matches(const std::string& pattern, const std::string& name);
@@ -61,20 +62,16 @@ class DeviceAttachment : public Attachment {
   Status swap_programs();
   bool alive(const Device& device, const Placed& placed) const;
   bool whole(const Device& device) const;
-  std::set<uint32_t> map_ids() const;
   // Has it left, and its events are still on their way?
   static bool has_gone(const Device& device);
-  uint32_t handle() const { return kHandle | record_.id; }
+  uint32_t handle() const;
   void find_problems(std::vector<Problem>& found) const;
   void check_forwarding(const Device& device, std::vector<Problem>& found) const;
-
-  static constexpr uint32_t kHandle = 0x6c620000;  // of filters: "lb", and the attachment's id
 
   UniqueFd netns_, events_;
   std::unique_ptr<Object> tc_, xdp_;
   std::vector<Device> devices_;
   std::set<int> made_qdiscs_;  // of a balancer without pins
-  std::optional<Error> failure_;  // of what was done in the background
 };
 
 }  // namespace lb

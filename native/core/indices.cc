@@ -151,6 +151,7 @@ void Indices::give(const Rested& r) {
     case IndexKind::pending: pending.give(r.index); break;
     case IndexKind::backend: backends.give(r.index); break;
     case IndexKind::service: services.give(r.index); break;
+    case IndexKind::range_set: range_sets.give(r.index); break;
     case IndexKind::region: lines.give(r.index, r.order); break;
   }
 }

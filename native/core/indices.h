@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What programs reach by an index, given out and rested: slots, pending pairs, backends, services and regions of the table.
+// What programs reach by an index, given out and rested: slots, pending pairs, backends, services, range sets and regions of the table.
 // Whatever is given back waits for a grace period that begins after it, on a thread of its own (DATAPATH 8).
 #pragma once
 
@@ -51,7 +51,7 @@ class LineList {
   uint32_t lines_ = 0, free_lines_ = 0;
 };
 
-enum class IndexKind { slot, pending, backend, service, region };
+enum class IndexKind { slot, pending, backend, service, region, range_set };
 struct Rested {
   IndexKind kind;
   uint32_t index;
@@ -77,7 +77,7 @@ class Indices {
 
   // Held while taking and giving.
   std::mutex mutex;
-  IndexList slots, pending, backends, services;
+  IndexList slots, pending, backends, services, range_sets;
   LineList lines;
 
   // Gives all of these back after a grace period. The callback runs then, before they can be taken again, with the mutex held.

@@ -79,14 +79,19 @@ struct Reader {
 struct FrontendRow {
   uint32_t address[4], slot;
   uint16_t port;
-  uint8_t family, protocol, scope, pool, kind, reserved;
+  uint8_t family, protocol, scope, pool, kind, ranges;
 };
 struct BackendRow {
   uint32_t address[4], index, weight;
   uint16_t port;
   uint8_t family, flags;
 };
-static_assert(sizeof(FrontendRow) == 28 && sizeof(BackendRow) == 28);
+struct RangeRow {
+  uint32_t address[4];
+  uint8_t family, prefix;
+  uint16_t reserved;
+};
+static_assert(sizeof(RangeRow) == 20 && sizeof(FrontendRow) == 28 && sizeof(BackendRow) == 28);
 
 }  // namespace
 
@@ -102,7 +107,7 @@ std::string encode_service(const Service& s) {
   w.text(s.record);
   w.value(static_cast<uint32_t>(s.frontends.size()));
   for (const auto& f : s.frontends) {
-    FrontendRow row{{}, f.slot, f.key.port, f.key.address.family, f.key.protocol, f.key.scope, f.pool, f.kind, 0};
+    FrontendRow row{{}, f.slot, f.key.port, f.key.address.family, f.key.protocol, f.key.scope, f.pool, f.kind, f.ranges};
     std::memcpy(row.address, f.key.address.words, sizeof row.address);
     w.value(row);
   }
@@ -112,6 +117,17 @@ std::string encode_service(const Service& s) {
     std::memcpy(row.address, b.address.words, sizeof row.address);
     w.value(row);
   }
+  w.value(static_cast<uint32_t>(s.range_sets.size()));
+  for (const auto& set : s.range_sets) {
+    w.value(set.id);
+    w.value(static_cast<uint32_t>(set.ranges.size()));
+    for (const auto& r : set.ranges) {
+      RangeRow row{{}, r.address.family, r.prefix, 0};
+      std::memcpy(row.address, r.address.words, sizeof row.address);
+      w.value(row);
+    }
+  }
+  w.value(s.forwarding);
   return std::move(w.out);
 }
 
@@ -130,6 +146,7 @@ bool decode_service(std::string_view payload, Service& s) {
     f.key = {{row.family, {row.address[0], row.address[1], row.address[2], row.address[3]}}, row.port, row.protocol, row.scope};
     f.pool = row.pool;
     f.kind = row.kind;
+    f.ranges = row.ranges;
     f.slot = row.slot;
     s.frontends.push_back(f);
   }
@@ -137,6 +154,20 @@ bool decode_service(std::string_view payload, Service& s) {
     const auto row = r.value<BackendRow>();
     s.backends.push_back({{row.family, {row.address[0], row.address[1], row.address[2], row.address[3]}}, row.port, row.flags, row.weight, row.index});
   }
+  if (!r.good) return false;
+  // Records of before there were devices end here.
+  if (r.in.size() < sizeof(uint32_t) + sizeof s.forwarding) return true;
+  for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) {
+    RangeSet set;
+    set.id = r.value<uint32_t>();
+    for (auto count = r.value<uint32_t>(); r.good && count > 0; count--) {
+      const auto row = r.value<RangeRow>();
+      set.ranges.push_back({{row.family, {row.address[0], row.address[1], row.address[2], row.address[3]}}, row.prefix});
+    }
+    s.range_sets.push_back(std::move(set));
+  }
+  s.forwarding = r.value<uint8_t>();
+  for (const auto& f : s.frontends) r.good = r.good && f.ranges <= s.range_sets.size();
   return r.good;
 }
 

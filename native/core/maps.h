@@ -59,10 +59,10 @@ class Maps {
 
   uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
   uint32_t backend_count() const { return capacity.backends + room_of_indices(capacity.backends) + 1; }
-  uint32_t flow_sets() const;
 
   static uint32_t room_of_indices(uint32_t capacity);
   static uint32_t room_of_keys(uint32_t capacity);
+  uint32_t flow_sets() const;
 
  private:
   Status find_packets(const std::string& directory, bool readonly);

@@ -62,9 +62,22 @@ struct KeyHash {
   }
 };
 
+struct Range {
+  Address address;
+  uint8_t prefix = 0;
+  bool operator==(const Range& o) const = default;
+};
+
+// Who may use frontends.
+struct RangeSet {
+  std::vector<Range> ranges;
+  uint32_t id = 0;
+};
+
 struct Frontend {
   Key key;
   uint8_t pool = 0, kind = 0;
+  uint8_t ranges = 0;  // 1 + index in the service's range sets; 0: everyone
   uint32_t slot = 0;
 };
 
@@ -80,16 +93,20 @@ struct Backend {
 struct Region {
   uint8_t family = 0, pool = 0;
   uint32_t first = 0, order = 0;
+  uint32_t policy = 0;  // id of a range set
 };
 
 struct Service {
   uint32_t id = 0;
   std::string name, owner, record;
   uint8_t algorithm = 0, drop = 0, local_pools = 0;
+  uint8_t forwarding = 0;  // enum lb_region_flag: SNAT, DSR, or neither
   uint32_t affinity = 0;
   std::vector<Frontend> frontends;
   std::vector<Backend> backends;
   std::vector<Region> regions;
+  std::vector<RangeSet> range_sets;
+  uint32_t policy_of(const Frontend& f) const { return f.ranges ? range_sets[f.ranges - 1u].id : 0; }
 };
 
 enum class AttachmentKind : uint8_t { cgroup = 0, tc = 1, xdp = 2 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "balancer.h"
 #include "commit.h"
@@ -71,11 +72,11 @@ Needs Balancer::have() const { return {maps_.capacity.frontends, maps_.capacity.
 void add_needs(const Service& service, Needs& total) {
   total.frontends += static_cast<uint32_t>(service.frontends.size());
   total.backends += static_cast<uint32_t>(service.backends.size());
-  std::set<std::pair<uint8_t, uint8_t>> pools;
+  std::set<std::tuple<uint8_t, uint8_t, uint8_t>> pools;
   std::vector<__u64> words;
   for (const auto& f : service.frontends) {
-    if (!pools.insert({f.key.address.family, f.pool}).second) continue;
-    build_region(service, f.key.address.family, f.pool, words);
+    if (!pools.insert({f.key.address.family, f.pool, f.ranges}).second) continue;
+    build_region(service, f.key.address.family, f.pool, 0, words);
     total.cells += LB_LINE_WORDS << LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
   }
 }
@@ -129,7 +130,7 @@ double Balancer::moved_share(const Service& next) {
     Service numbered = s;
     for (uint32_t i = 0; i < numbered.backends.size(); i++) numbered.backends[i].index = i + 1;
     std::vector<__u64> words;
-    build_region(numbered, family, LB_POOL_CLUSTER, words);
+    build_region(numbered, family, LB_POOL_CLUSTER, 0, words);
     lb_head head;
     std::memcpy(&head, words.data(), sizeof head);
     std::vector<uint64_t> cells;

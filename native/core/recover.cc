@@ -42,7 +42,7 @@ void delete_unknown(int fd, const std::unordered_map<Key, uint32_t, KeyHash>& kn
 }  // namespace
 
 Status Balancer::recover() {
-  std::vector<bool> slots(maps_.slot_count()), backends(maps_.backend_count()), ids(maps_.slot_count());
+  std::vector<bool> slots(maps_.slot_count()), backends(maps_.backend_count()), ids(maps_.slot_count()), range_sets(kRangeSets);
   std::vector<LineList::Block> lines;
   if (log_) {
     repair_slots();
@@ -64,11 +64,15 @@ Status Balancer::recover() {
         const lb_head& head = maps_.table[first].head;
         const uint32_t words = LB_HEAD_WORDS + head.length + head.members;
         const uint32_t order = LineList::order_for((words + LB_LINE_WORDS - 1) / LB_LINE_WORDS);
-        s->regions.push_back({f.key.address.family, f.pool, first, order});
+        s->regions.push_back({f.key.address.family, f.pool, first, order, s->policy_of(f)});
         lines.push_back({first, order});
       }
       for (const auto& b : s->backends) backends[b.index] = true;
       used_ += held(*s);
+      for (const auto& set : s->range_sets) {
+        if (set.id < range_sets.size()) range_sets[set.id] = true;
+        LB_TRY(ranges_.add(set.id, set.ranges, s->name));
+      }
       by_id_[id] = s.get();
       services_[s->name] = std::move(s);
     }
@@ -97,12 +101,30 @@ Status Balancer::recover() {
     for (uint32_t i = 1; i < maps_.slot_count(); i++)
       if (!ids[i]) maps_.failures[i] = maps_.failures[maps_.slot_count() + i] = 0;
   }
+  if (maps_.has_packets()) LB_TRY(recover_packets(range_sets));
   std::lock_guard lock(indices_->mutex);
+  indices_->range_sets.reset(kRangeSets, range_sets);
   indices_->slots.reset(maps_.slot_count(), slots);
   indices_->services.reset(maps_.slot_count(), ids);
   indices_->backends.reset(maps_.backend_count(), backends);
   indices_->pending.reset(maps_.slot_count(), {});
   indices_->lines.reset(maps_.lines, lines);
+  return ok();
+}
+
+// After the grace period: a program may have been at work with a set that no record names any more.
+Status Balancer::recover_packets(std::vector<bool>& range_sets) {
+  const lb_node& node = *maps_.node;
+  for (const uint32_t id : {node.peers, node.pods, node.masquerade, node.masquerade_exclude})
+    if (id && id < range_sets.size()) range_sets[id] = true;
+  std::set<uint32_t> known;
+  for (uint32_t id = 1; id < range_sets.size(); id++)
+    if (range_sets[id]) known.insert(id);
+  LB_TRY(ranges_.adopt(maps_, known));
+  for (const auto& [key, slot] : keys_) count_address(key, true);
+  LB_TRY(fill_addresses());
+  // Settings stay as they are until the caller says otherwise: packets are balanced all the time.
+  packets_filled_ = true;
   return ok();
 }
 

@@ -49,10 +49,9 @@ class Checker {
     const uint32_t tag = f.key.tag();
     if (!(maps_.filter[lb_filter_word(tag)] & lb_filter_bit(tag))) wrong(object, "the filter of addresses hides it");
     if (!slots_.insert(f.slot).second) wrong(object, "slot " + std::to_string(f.slot) + " is in use twice");
-    const auto region = std::find_if(s.regions.begin(), s.regions.end(),
-                                     [&](const Region& r) { return r.family == f.key.address.family && r.pool == f.pool; });
+    const Region* region = find_region(s, f);
     const __u64 slot = maps_.slots[f.slot];
-    if (region == s.regions.end() || lb_slot_kind(slot) != LB_SLOT_FINAL || lb_slot_region(slot) != region->first)
+    if (!region || lb_slot_kind(slot) != LB_SLOT_FINAL || lb_slot_region(slot) != region->first)
       wrong(object, "slot " + std::to_string(f.slot) + " does not name the region of its service");
   }
 
@@ -60,7 +59,7 @@ class Checker {
     for (uint32_t line = r.first; line < r.first + (1u << r.order); line++)
       if (!lines_.insert(line).second) return wrong(s.name, "line " + std::to_string(line) + " of the table is in use twice");
     std::vector<__u64> words;
-    build_region(s, r.family, r.pool, words);
+    build_region(s, r.family, r.pool, r.policy, words);
     const __u64* actual = maps_.table[r.first].word;
     const bool head = (words[0] & 0xffffffff00000000ull) == (actual[0] & 0xffffffff00000000ull);
     if (!head || !std::equal(words.begin() + 1, words.end(), actual + 1)) wrong(s.name, "its cells differ from what its backends give");
