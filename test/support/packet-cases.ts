@@ -13,7 +13,7 @@ export const places = {
   otherDevice: { place: 'a remote backend by another device', workload: 'node1-a', number: 2 },
   sameDevice: { place: 'a remote backend by the same device', workload: 'node3-a', number: 3 },
 };
-export type Place = (typeof places)[keyof typeof places];
+export type Place = (typeof places)['local'];
 
 /** A service for each place, with frontends of all kinds and backends of both families. */
 export const servicesOf = (lab: PacketLab, forwarding: 'snat' | 'dsr'): ServiceSpec[] =>
