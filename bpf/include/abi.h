@@ -229,7 +229,8 @@ struct lb_control {
 	__u64 retired_connections; /* of backends whose counters were given back */
 	__u64 owner;        /* pid of the writer, 0: none */
 	__u64 leaving;      /* close() with detach has begun: whoever opens next ends it */
-	__u64 reserved[2];
+	__u64 retiring;     /* odd: counters are being moved from a backend to retired ones; readers of sums try again */
+	__u64 reserved[1];
 };
 LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
 

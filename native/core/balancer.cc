@@ -247,16 +247,21 @@ void Balancer::settle() {
 
 // Runs after a grace period: no program adds to these any more.
 void Balancer::retire_counters(uint32_t backend, uint32_t service) {
+  auto each = [&](auto visit) {
+    for (uint32_t s = 0; s < maps_.stripes; s++) visit(maps_.usage[static_cast<size_t>(s) * maps_.backend_count() + backend]);
+  };
   __u64 sum = 0;
-  for (uint32_t s = 0; s < maps_.stripes; s++) {
-    __u64* word = &maps_.usage[static_cast<size_t>(s) * maps_.backend_count() + backend];
-    sum += *word;
-    *word = 0;
-  }
+  each([&](__u64& word) { sum += word; });
   if (!sum) return;
+  __u64* turn = &maps_.control->retiring;
+  __atomic_store_n(turn, *turn | 1, __ATOMIC_RELAXED);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  // Added first: a death in between counts them twice, which a sum that never goes down can bear.
   __atomic_fetch_add(&maps_.control->retired_connections, sum, __ATOMIC_RELAXED);
   if (service && service < maps_.slot_count())
     __atomic_fetch_add(&maps_.failures[maps_.slot_count() + service], sum, __ATOMIC_RELAXED);
+  each([](__u64& word) { __atomic_store_n(&word, 0, __ATOMIC_RELAXED); });
+  store_release(turn, *turn + 1);
 }
 
 // A key's bit is set before the key is inserted, and cleared when no key with that bit is left.

@@ -177,6 +177,10 @@ class Balancer {
   void count_ports(const Service& service, int by);
   std::vector<LogRecord> live_records() const;
   void retire_counters(uint32_t backend, uint32_t service);
+  template <typename Sum>
+  uint64_t whole_sum(Sum sum) const;
+  uint64_t connections_of(uint32_t backend) const;
+  uint64_t retired_of(const Service& service) const;
   PortSet protected_ports() const;
   Status reserve_node_ports();
   void reserve_or_report();

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <set>
 #include <tuple>
+#include <thread>
+#include <unordered_set>
 
 #include "balancer.h"
 #include "commit.h"
@@ -251,12 +253,47 @@ bool Balancer::region_backends(const lb_answer& answer, std::set<uint32_t>& indi
   return load_acquire(&line->word[0]) == first;
 }
 
+// A sum over counters none of which moves from one to another meanwhile. An observer whose writer died in the middle takes what it gets.
+template <typename Sum>
+uint64_t Balancer::whole_sum(Sum sum) const {
+  for (int attempt = 0;; attempt++) {
+    const __u64 before = load_acquire(&maps_.control->retiring);
+    const uint64_t total = sum();
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if ((!(before & 1) && __atomic_load_n(&maps_.control->retiring, __ATOMIC_RELAXED) == before) || attempt == kTries) return total;
+    if (attempt) std::this_thread::yield();
+  }
+}
+
 uint64_t Balancer::total_connections() const {
   if (closed_) return 0;
-  uint64_t sum = maps_.control->retired_connections;
   const size_t count = static_cast<size_t>(maps_.stripes) * maps_.backend_count();
-  for (size_t i = 0; i < count; i++) sum += maps_.usage[i];
+  return whole_sum([&] {
+    uint64_t sum = maps_.control->retired_connections;
+    for (size_t i = 0; i < count; i++) sum += maps_.usage[i];
+    return sum;
+  });
+}
+
+uint64_t Balancer::connections_of(uint32_t backend) const {
+  uint64_t sum = 0;
+  for (uint32_t stripe = 0; stripe < maps_.stripes; stripe++) sum += maps_.usage[static_cast<size_t>(stripe) * maps_.backend_count() + backend];
   return sum;
+}
+
+// Of backends that the service no longer has: those that were counted out, and those that rest.
+uint64_t Balancer::retired_of(const Service& service) const {
+  std::unordered_set<uint32_t> held;
+  for (const auto& b : service.backends) held.insert(b.index);
+  return whole_sum([&] {
+    uint64_t sum = maps_.failures[maps_.slot_count() + service.id];
+    if (!options_.readonly && indices_->idle()) return sum;
+    for (uint32_t i = 1; i < maps_.backend_count(); i++) {
+      const __u64 word = load_acquire(&maps_.backends[i].word);
+      if (lb_backend_service(word) == service.id && !(lb_backend_flags(word) & LB_BACKEND_LIVE) && !held.count(i)) sum += connections_of(i);
+    }
+    return sum;
+  });
 }
 
 Result<ServiceUsage> Balancer::usage(const std::string& name) {
@@ -268,12 +305,8 @@ Result<ServiceUsage> Balancer::usage(const std::string& name) {
   const Service& s = *it->second;
   ServiceUsage usage;
   usage.failures = maps_.failures[s.id];
-  usage.retired = maps_.failures[maps_.slot_count() + s.id];
-  for (const auto& b : s.backends) {
-    uint64_t sum = 0;
-    for (uint32_t stripe = 0; stripe < maps_.stripes; stripe++) sum += maps_.usage[static_cast<size_t>(stripe) * maps_.backend_count() + b.index];
-    usage.backends.push_back({b.address, b.port, sum});
-  }
+  usage.retired = retired_of(s);
+  for (const auto& b : s.backends) usage.backends.push_back({b.address, b.port, connections_of(b.index)});
   return usage;
 }
 

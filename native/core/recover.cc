@@ -96,6 +96,7 @@ Status Balancer::recover() {
     auto grace = GracePeriod::create();
     if (!grace) return grace.error();
     LB_TRY(grace->wait());
+    if (maps_.control->retiring & 1) store_release(&maps_.control->retiring, maps_.control->retiring + 1);
     for (uint32_t i = 1; i < maps_.backend_count(); i++)
       if (!backends[i]) retire_counters(i, lb_backend_service(maps_.backends[i].word));
     for (uint32_t i = 1; i < maps_.slot_count(); i++)

@@ -120,6 +120,32 @@ test('a read-only observer sees what the writer does and may change nothing', as
   await lb.close({ detach: true });
 });
 
+test('[1.2] counts of connections are whole while their backends go, for the writer and for observers', async () => {
+  const ports = [8081, 8082];
+  const servers = await Promise.all(ports.map((port) => lab.serveUdp('server', port, { address: lab.address('server', 4) })));
+  const lb = await LoadBalancer.open({ pinPath });
+  const observer = await LoadBalancer.open({ pinPath, readonly: true });
+  const backends = servers.map(({ address, port }) => [{ address, port }]);
+  lb.addService({ name: 's', frontends: [{ kind: 'cluster', address: '10.96.0.1', port: 53, protocol: 'udp' }], backends: backends[0]! });
+  await lb.attachCgroup(lab.cgroup);
+  for (let n = 1; n <= 100; n++) {
+    const socket = await client.udp();
+    expect(await client.ask('connect', { socket, address: '10.96.0.1', port: 53 })).not.toHaveProperty('error');
+    lb.setBackends('s', backends[n % 2]!);
+    for (let i = 0; i < 20; i++) {
+      for (const reader of [lb, observer]) {
+        expect(reader.stats().byReason['forwarded']?.toNumber(), `round ${n}, read ${i}`).toBe(n);
+        expect(reader.stats('s').connections.toNumber(), `round ${n}, read ${i}`).toBe(n);
+      }
+      if (i === 10) await new Promise((resolve) => setImmediate(resolve));
+    }
+    await client.ask('close', { socket });
+  }
+  await observer.close();
+  await lb.close({ detach: true });
+  await Promise.all(servers.map((server) => server.stop()));
+});
+
 test('an observer of nothing, a directory that is no bpffs and a foreign layout are told apart', async () => {
   expect((await refused(LoadBalancer.open({ pinPath, readonly: true }))).code).toBe('ERR_NOT_FOUND');
   const plain = mkdtempSync(path.join(tmpdir(), 'ebpf-lb-'));
