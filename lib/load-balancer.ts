@@ -11,6 +11,7 @@ import { normalizeNode } from './node-config.js';
 import { normalizeBackends, normalizeChange, normalizeSpec } from './normalize.js';
 import { openNative, probeKernel, requireAddon } from './opening.js';
 import { type CheckedOpenOptions, checkOpenOptions } from './options.js';
+import { checkDsr, checkMasquerade } from './packets.js';
 import { changedFields, isSameBackends } from './same.js';
 import { ServiceHandle, serviceNotFound } from './service.js';
 import { datapathStats, listAffinities, listConnections, serviceStats } from './statistics.js';
@@ -26,8 +27,10 @@ import type {
   ConnectionFilter,
   DatapathStats,
   Decision,
+  DsrOptions,
   KernelFeatures,
   LoadBalancerEvents,
+  MasqueradeOptions,
   NodeConfig,
   OpenOptions,
   PacketDescription,
@@ -285,6 +288,44 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
   async attachXdp(device: string, options?: XdpOptions): Promise<Attachment> {
     this.#store.beforeChange('attachXdp');
     return this.#attachments.attach('attachXdp', checkXdpArguments(device, options));
+  }
+
+  /**
+   * Packets to backends of other nodes keep their source, and answers go to the client directly. With `peers` this node also takes such packets of others for
+   * its own backends, whose answers then bear the service address. Kept in the pins.
+   * @throws ERR_INVALID_ARGUMENT, ERR_CAPACITY, ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   * @kernel 5.10; packets of one family in the other at tc: 6.3
+   */
+  async enableDSR(options?: DsrOptions): Promise<void> {
+    this.#store.beforeChange('enableDSR');
+    this.#store.setDsr('enableDSR', checkDsr(new Place('enableDSR'), options));
+  }
+
+  /**
+   * Packets to backends of other nodes bear this node's address again. Connections that are under way go on as they are.
+   * @throws ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   */
+  async disableDSR(): Promise<void> {
+    this.#store.beforeChange('disableDSR');
+    this.#store.setDsr('disableDSR', undefined);
+  }
+
+  /**
+   * What workloads send to outside leaves with this node's address, at every device attached with role 'external', for TCP and UDP. Kept in the pins.
+   * @throws ERR_INVALID_ARGUMENT, ERR_CAPACITY, ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   */
+  async enableMasquerade(options: MasqueradeOptions): Promise<void> {
+    this.#store.beforeChange('enableMasquerade');
+    this.#store.setMasquerade('enableMasquerade', checkMasquerade(new Place('enableMasquerade'), options));
+  }
+
+  /**
+   * What workloads send keeps its source. Connections that are under way end.
+   * @throws ERR_READONLY, ERR_CLOSED, ERR_KERNEL
+   */
+  async disableMasquerade(): Promise<void> {
+    this.#store.beforeChange('disableMasquerade');
+    this.#store.setMasquerade('disableMasquerade', undefined);
   }
 
   /**

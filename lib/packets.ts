@@ -47,15 +47,29 @@ export function checkDsr(place: Place, value: unknown): Dsr {
   };
 }
 
+/** Masquerade, as it is kept. */
+export interface Masquerade {
+  podCIDRs: readonly string[];
+  exclude: readonly string[];
+}
+
+export function checkMasquerade(place: Place, value: unknown): Masquerade {
+  const given = checkObject(place, '', value, ['podCIDRs', 'exclude']);
+  const podCIDRs = checkCidrs(place, 'podCIDRs', given['podCIDRs']);
+  if (podCIDRs.length === 0) throw place.wrong('podCIDRs', 'is empty; name the ranges of the workloads, or call disableMasquerade');
+  return { podCIDRs, exclude: given['exclude'] === undefined ? [] : checkCidrs(place, 'exclude', given['exclude']) };
+}
+
 /** What is kept of the packet path beside the node. */
 export interface PacketSettings {
   flowIdleSeconds: FlowIdle;
   /** undefined: off. */
   dsr: Dsr | undefined;
+  masquerade: Masquerade | undefined;
 }
 
 /** What the packet programs are told. */
-export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr }: PacketSettings): NativePackets {
+export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr, masquerade }: PacketSettings): NativePackets {
   const primary = (family: 4 | 6) => node?.hostAddresses.find((address) => familyOf(address) === family);
   const [snatLow, snatHigh] = node?.snatPortRange ?? [0, 0];
   let flags = 0;
@@ -74,7 +88,8 @@ export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr }: 
     dispatch: dsr === undefined ? 0 : DISPATCHES.indexOf(dsr.dispatch),
     peers: dsr?.peers ?? [],
     pods: node?.config.podCIDRs ?? [],
-    masquerade: [],
-    masqueradeExclude: [],
+    masquerade: masquerade?.podCIDRs ?? [],
+    // What stays among the workloads keeps its source.
+    masqueradeExclude: masquerade === undefined ? [] : [...new Set([...masquerade.podCIDRs, ...masquerade.exclude])],
   };
 }

@@ -2,7 +2,7 @@ import { failure } from './errors.js';
 import { Entry, type Model } from './model.js';
 import type { NativeBalancer } from './native/binding.js';
 import { type Node, normalizeNode } from './node-config.js';
-import { checkDsr, checkFlowIdle, type PacketSettings } from './packets.js';
+import { checkDsr, checkFlowIdle, checkMasquerade, type PacketSettings } from './packets.js';
 import { readRecord } from './record.js';
 import type { Spec } from './spec.js';
 import { isObject, Place } from './validate.js';
@@ -12,6 +12,7 @@ export interface Settings {
   node?: unknown;
   flowIdleSeconds?: unknown;
   dsr?: unknown;
+  masquerade?: unknown;
   [key: string]: unknown;
 }
 
@@ -45,12 +46,13 @@ export function loadSnapshot(model: Model, snapshot: Snapshot): Settings {
 }
 
 /** Of the packet path. @throws ERR_LAYOUT when they cannot be read */
-export function packetSettings({ flowIdleSeconds, dsr }: Settings): PacketSettings {
+export function packetSettings({ flowIdleSeconds, dsr, masquerade }: Settings): PacketSettings {
   const place = new Place('open');
   try {
     return {
       flowIdleSeconds: flowIdleSeconds === undefined ? {} : checkFlowIdle(place, 'flowIdleSeconds', flowIdleSeconds),
       dsr: dsr === undefined ? undefined : checkDsr(place, dsr),
+      masquerade: masquerade === undefined ? undefined : checkMasquerade(place, masquerade),
     };
   } catch (error) {
     throw unreadable('the stored settings', error);

@@ -4,7 +4,7 @@ import { failure, fromNative, LoadBalancerError } from './errors.js';
 import { type Entry, Model } from './model.js';
 import type { CommitInput, NativeBalancer, NativeSnapshot } from './native/binding.js';
 import type { Node } from './node-config.js';
-import { type Dsr, type FlowIdle, nativePackets } from './packets.js';
+import { type Dsr, type FlowIdle, type Masquerade, nativePackets } from './packets.js';
 import { Pending } from './pending.js';
 import { isSameData } from './same.js';
 import { loadSnapshot, packetSettings, type Settings } from './snapshot.js';
@@ -45,8 +45,8 @@ export class Store {
 
   /** The packet programs know the node and how to forward from the maps, which do not say who wrote them: what counts is in the settings. */
   #tellPackets(operation: string): void {
-    const { flowIdleSeconds, dsr } = packetSettings(this.#settings);
-    this.#ask(operation, undefined, (native) => native.setPackets(nativePackets(this.model.node, { flowIdleSeconds, dsr })));
+    const settings = packetSettings(this.#settings);
+    this.#ask(operation, undefined, (native) => native.setPackets(nativePackets(this.model.node, settings)));
   }
 
   /** Stores idle times of flows; those not given stay. */
@@ -58,6 +58,11 @@ export class Store {
   /** Stores how direct server return is done; undefined: it is not. */
   setDsr(operation: string, dsr: Dsr | undefined): void {
     this.#keep(operation, { ...this.#settings, dsr });
+  }
+
+  /** Stores whose packets leave with the node's address; undefined: nobody's. */
+  setMasquerade(operation: string, masquerade: Masquerade | undefined): void {
+    this.#keep(operation, { ...this.#settings, masquerade });
   }
 
   #keep(operation: string, settings: Settings): void {

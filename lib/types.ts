@@ -232,6 +232,28 @@ export interface XdpOptions {
   netns?: string;
 }
 
+/** Options of enableDSR(). */
+export interface DsrOptions {
+  /**
+   * How a packet gets to the backend's node. 'ipip' (default): in an outer IP header (RFC 2003, RFC 2473). 'geneve': translated, in UDP and Geneve, with the
+   * service address in an option (RFC 8926). 'option': translated, with the service address in an IPv4 option or IPv6 destination option of the packets that
+   * need it. 'l2': as it is, in a frame to the backend, which must answer at the service address and port.
+   */
+  dispatch?: 'ipip' | 'geneve' | 'option' | 'l2';
+  /** 'marked': only services whose `forwarding` is 'dsr'. Default 'all'; a service's own `forwarding` wins. */
+  services?: 'all' | 'marked';
+  /** Default all; ['tcp'] is hybrid mode. */
+  protocols?: Protocol[];
+  /** CIDRs whose encapsulated packets this node accepts; without it nothing is decapsulated. */
+  peers?: string[];
+}
+
+/** Sources in podCIDRs whose destination is neither in podCIDRs nor in exclude leave with the node's address, on every external attachment, present or future. */
+export interface MasqueradeOptions {
+  podCIDRs: string[];
+  exclude?: string[];
+}
+
 /** Monotone 64-bit counters are unsigned Long (decimal strings in JSON); everything else is number. Sockets have no packets and bytes: 0. */
 export interface Totals {
   connections: Long;

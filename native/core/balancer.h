@@ -2,7 +2,9 @@
 // One balancer: its maps, its log, what it believes, and every change of it as a numbered commit. Thread-safe: one lock, held for a whole commit.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <map>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -94,6 +96,9 @@ struct MapRow {
   uint64_t entries, capacity, bytes;
 };
 
+// Keys of lb_locals, and what they lead to.
+using Locals = std::map<std::array<uint32_t, 6>, uint32_t>;
+
 inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
 // Range sets at one time, of services and of the settings.
 inline constexpr uint32_t kRangeSets = 65536;
@@ -155,6 +160,10 @@ class Balancer {
   Status recover_packets(std::vector<bool>& range_sets);
   Status write_node();
   Status use_address(const Key& key, bool on);
+  static Locals locals_of(const Service& service);
+  Status put_locals(const Service& service);
+  void drop_locals(const Service& service, const Service* next);
+  Status fill_locals();
   bool count_address(const Key& key, bool on);
   Status fill_addresses();
   Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);

@@ -74,6 +74,7 @@ Status Commit::insert_all() {
     inserted_++;
     LB_TRY(b_.use_address(k.key, true));
   }
+  for (const auto& next : next_) LB_TRY(b_.put_locals(*next));
   return insert_keys();
 }
 
@@ -83,6 +84,11 @@ void Commit::give_back_keys() {
   for (size_t i = 0; i < inserted_; i++) {
     b_.filter_key(inserts_[i].key, false);
     (void)b_.use_address(inserts_[i].key, false);
+  }
+  for (const auto& next : next_) {
+    const auto old = b_.services_.find(next->name);
+    b_.drop_locals(*next, nullptr);
+    if (old != b_.services_.end()) (void)b_.put_locals(*old->second);
   }
 }
 
@@ -206,10 +212,15 @@ void Commit::publish() {
     b_.filter_key(k.key, false);
     (void)b_.use_address(k.key, false);
   }
-  for (const Service* s : removed_) use_ports(s->frontends, false);
+  for (const Service* s : removed_) {
+    use_ports(s->frontends, false);
+    b_.drop_locals(*s, nullptr);
+  }
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);
-    if (old != b_.services_.end()) use_ports(old->second->frontends, false);
+    if (old == b_.services_.end()) continue;
+    use_ports(old->second->frontends, false);
+    b_.drop_locals(*old->second, next.get());
   }
 }
 

@@ -2,6 +2,8 @@
 // What the packet hooks have beside the socket hooks' maps: made at the first attachment to a device, kept from then on.
 #include <bpf/bpf.h>
 
+#include <algorithm>
+
 #include "balancer.h"
 
 namespace lb {
@@ -22,6 +24,7 @@ Status Balancer::ensure_packets() {
   address_users_.clear();
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
+  LB_TRY(fill_locals());
   packets_filled_ = true;
   return write_node();
 }
@@ -63,6 +66,51 @@ Status Balancer::fill_addresses() {
     const lb_peer6 key = mapped(address);
     if (bpf_map_update_elem(fd, &key, &one, BPF_ANY)) return kernel_error("attach", "addresses map, " + address.text(), errno);
   }
+  return ok();
+}
+
+// The keys of lb_locals that a service has, and the backend of each: one for each address, and one for any of them.
+Locals Balancer::locals_of(const Service& service) {
+  Locals locals;
+  for (const auto& b : service.backends) {
+    if (!(b.flags & LB_BACKEND_LOCAL)) continue;
+    std::array<uint32_t, 6> key{service.id, b.address.family};
+    locals.try_emplace(key, b.index);
+    std::copy(std::begin(b.address.words), std::end(b.address.words), key.begin() + 2);
+    locals.try_emplace(key, b.index);
+  }
+  return locals;
+}
+
+// Before the commit: what a key leads to is checked by who looks, so that the next backend in place of this one is only not found yet.
+Status Balancer::put_locals(const Service& service) {
+  if (!maps_.node) return ok();
+  static_assert(sizeof(std::array<uint32_t, 6>) == sizeof(lb_local_key));
+  for (const auto& [key, index] : locals_of(service))
+    if (bpf_map_update_elem(maps_.fd("lb_locals"), key.data(), &index, BPF_ANY)) return kernel_error("commit", "map of local backends, " + service.name, errno);
+  return ok();
+}
+
+// Those that the service has no more when it is `next`; null: all.
+void Balancer::drop_locals(const Service& service, const Service* next) {
+  if (!maps_.node) return;
+  const Locals kept = next ? locals_of(*next) : Locals{};
+  for (const auto& [key, index] : locals_of(service))
+    if (!kept.count(key)) bpf_map_delete_elem(maps_.fd("lb_locals"), key.data());
+}
+
+Status Balancer::fill_locals() {
+  Locals wanted;
+  for (const auto& [name, service] : services_) wanted.merge(locals_of(*service));
+  const int fd = maps_.fd("lb_locals");
+  std::vector<std::array<uint32_t, 6>> strays;
+  std::array<uint32_t, 6> at{}, next{};
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : at.data(), next.data()) == 0; first = false) {
+    at = next;
+    if (!wanted.count(at)) strays.push_back(at);
+  }
+  for (const auto& key : strays) bpf_map_delete_elem(fd, key.data());
+  for (const auto& [name, service] : services_) LB_TRY(put_locals(*service));
   return ok();
 }
 
