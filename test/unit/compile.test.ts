@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from 'vitest';
 import type { BackendSpec, NodeConfig, ServiceSpec } from '../../lib/index.js';
-import { BackendFlag, type PutService } from '../../lib/native/binding.js';
+import { BackendFlag, FRONTEND_FIELDS, type PutService } from '../../lib/native/binding.js';
 import { openStub } from './open-stub.js';
 
 vi.mock('../../lib/native/loader.js', () => import('./stub-loader.js'));
@@ -17,6 +17,16 @@ async function compiled(spec: Partial<ServiceSpec>, node?: NodeConfig): Promise<
 function ports(put: PutService, flag: number): number[] {
   const found: number[] = [];
   for (let i = 0; i < put.backends.length; i += 4) if ((put.backends[i + 3] as number) & flag) found.push(put.backends[i + 1] as number);
+  return found;
+}
+
+/** The keys, as objects. */
+function keys({ frontends }: PutService) {
+  const found = [];
+  for (let i = 0; i < frontends.length; i += FRONTEND_FIELDS) {
+    const [address, port, , scope, pool, , ranges] = frontends.slice(i);
+    found.push({ address, port, scope, pool, ranges });
+  }
   return found;
 }
 
@@ -40,7 +50,9 @@ describe('what goes to the addon', () => {
       affinity: 60,
       drop: true,
       localPools: 0,
-      frontends: ['10.96.0.1', 80, 17, 0, 0, 0],
+      forwarding: 0,
+      ranges: [],
+      frontends: ['10.96.0.1', 80, 17, 0, 0, 0, 0],
       backends: ['10.0.0.1', 1, 1, flags, '10.0.0.1', 2, 5, flags],
     });
   });
@@ -114,7 +126,7 @@ describe('internalTrafficPolicy Local', () => {
       { backends, internalTrafficPolicy: 'Local', frontends: [{ kind: 'external', address: '192.0.2.9', port: 80 }] },
       NODE,
     );
-    expect([put.frontends[4], put.frontends[10]]).toEqual([1, 0]);
+    expect([put.frontends[4], put.frontends[11]]).toEqual([1, 0]);
     expect([ports(put, BackendFlag.pool0), ports(put, BackendFlag.pool1)]).toEqual([[1, 2, 3], [1]]);
   });
 
@@ -143,8 +155,85 @@ describe('internalTrafficPolicy Local', () => {
 it('externalTrafficPolicy Local leaves traffic from inside alone', async () => {
   const frontends: ServiceSpec['frontends'] = [{ kind: 'nodePort', port: 30000 }];
   const put = await compiled({ backends: [b(1, { node: 'n2' })], externalTrafficPolicy: 'Local', frontends }, NODE);
-  expect(put.localPools).toBe(0);
+  expect(keys(put).map(({ scope, pool }) => [scope, pool])).toEqual([
+    [0, 0],
+    [0, 0],
+    [1, 2],
+    [0, 0],
+    [1, 2],
+  ]);
+  expect(put.localPools).toBe(4);
   expect(ports(put, BackendFlag.pool0)).toEqual([1]);
+  expect(ports(put, BackendFlag.pool2)).toEqual([]);
+});
+
+describe('what comes from outside', () => {
+  const outside: ServiceSpec['frontends'] = [
+    { kind: 'external', address: '192.0.2.9', port: 80 },
+    { kind: 'loadBalancer', address: 'fd00::9', port: 443 },
+  ];
+
+  it('has a key of its own at every address but cluster ones', async () => {
+    const put = await compiled({ frontends: outside, backends: [b(1)] });
+    expect(keys(put).map(({ address, port, scope }) => `${address} ${port} ${scope}`)).toEqual([
+      '10.96.0.1 80 0',
+      '192.0.2.9 80 0',
+      '192.0.2.9 80 1',
+      'fd00::9 443 0',
+      'fd00::9 443 1',
+    ]);
+  });
+
+  it('gets backends of this node alone where the policy is Local', async () => {
+    const backends = [b(1, { node: 'n1' }), b(2, { node: 'n2' })];
+    const put = await compiled({ frontends: outside, backends, externalTrafficPolicy: 'Local' }, NODE);
+    expect([ports(put, BackendFlag.pool0), ports(put, BackendFlag.pool2)]).toEqual([[1, 2], [1]]);
+  });
+
+  it('is let in by the ranges of the frontend, else for load balancers by those of the service', async () => {
+    const own = { kind: 'loadBalancer' as const, address: '192.0.2.8', port: 80, sourceRanges: ['10.1.2.3/8', '10.0.0.0/8', 'fd00::/8'] };
+    const put = await compiled({ frontends: [...outside, own], sourceRanges: ['192.0.2.0/24'] });
+    expect(put.ranges).toEqual([['192.0.2.0/24'], ['10.0.0.0/8', 'fd00::/8']]);
+    expect(keys(put).map(({ address, scope, ranges }) => `${address} ${scope} ${ranges}`)).toEqual([
+      '10.96.0.1 0 0',
+      '192.0.2.9 0 0',
+      '192.0.2.9 1 0',
+      'fd00::9 0 0',
+      'fd00::9 1 1',
+      '192.0.2.8 0 0',
+      '192.0.2.8 1 2',
+    ]);
+  });
+
+  it('is for everybody where the list is empty', async () => {
+    const put = await compiled({ frontends: [{ ...outside[1]!, sourceRanges: [] }], sourceRanges: [] });
+    expect(put.ranges).toEqual([]);
+  });
+
+  it('goes the way that the service says', async () => {
+    expect([
+      (await compiled({})).forwarding,
+      (await compiled({ forwarding: 'snat' })).forwarding,
+      (await compiled({ forwarding: 'dsr' })).forwarding,
+    ]).toEqual([0, 1, 2]);
+  });
+});
+
+describe('a backend is on this node', () => {
+  const node = { ...NODE, podCIDRs: ['10.244.1.0/24', 'fd01:1::/64', '10.250.0.0/15'] };
+  it.each<[string, BackendSpec, boolean]>([
+    ['by its node', b(1, { node: 'n1' }), true],
+    ['not on another, whatever its address', { address: '192.0.2.1', port: 1, node: 'n2' }, false],
+    ['by an address of the node', { address: 'fd00::1', port: 1 }, true],
+    ['by the range of its workloads', { address: '10.244.1.77', port: 1 }, true],
+    ['by one that ends within an octet', { address: '10.251.255.1', port: 1 }, true],
+    ['by the range of IPv6 workloads', { address: 'fd01:1::5', port: 1 }, true],
+    ['not beside the ranges', { address: '10.244.2.1', port: 1 }, false],
+    ['not beside the IPv6 ranges', { address: 'fd01:1:0:1::5', port: 1 }, false],
+  ])('%s', async (_, backend, local) => {
+    expect(ports(await compiled({ backends: [backend] }, node), BackendFlag.local)).toEqual(local ? [1] : []);
+    expect(ports(await compiled({ backends: [backend] }), BackendFlag.local)).toEqual([]);
+  });
 });
 
 const zoned = (port: number, forZones?: string[], forNodes?: string[], rest: Partial<BackendSpec> = {}): BackendSpec =>
@@ -213,8 +302,8 @@ describe('a topology preference takes', () => {
 async function addresses(frontends: ServiceSpec['frontends'], node?: NodeConfig): Promise<string[]> {
   const { lb, native } = await openStub(node === undefined ? {} : { node });
   lb.addService({ name: 'web', frontends: frontends! });
-  const flat = native.commits.at(-1)!.put[0]!.frontends;
-  return flat.filter((_, i) => i % 6 === 0) as string[];
+  const found = keys(native.commits.at(-1)!.put[0]!).filter(({ scope }) => scope === 0);
+  return found.map(({ address }) => address as string);
 }
 
 describe('frontends on addresses of the node', () => {

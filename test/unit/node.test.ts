@@ -15,6 +15,12 @@ const wrong: [string, object, string, string][] = [
   ['an address twice', { addresses: ['fd00::1', 'FD00::1'] }, 'addresses[1]', 'is fd00::1 a second time'],
   ['a bad range', { podCIDRs: ['10.0.0.0'] }, 'podCIDRs[0]', "must be a range like '10.0.0.0/8'"],
   ['ports the wrong way round', { nodePortRange: [2000, 1000] }, 'nodePortRange[1]', 'must be 2000 to 65535, got 1000'],
+  [
+    'SNAT ports among node ports',
+    { snatPortRange: [20000, 30000] },
+    'snatPortRange',
+    'must have no port of nodePortRange, 30000 to 32767, and is 20000 to 30000; move one of them',
+  ],
   ['half a range', { nodePortRange: [2000] }, 'nodePortRange', 'must be [first, last], has 1 elements'],
   ['an unknown key', { masqueradeAll: true }, 'masqueradeAll', 'is not a known key'],
 ];
@@ -124,5 +130,47 @@ describe('the node given to open', () => {
     await second.lb.close();
     const third = await openStub({ pinPath, node: { ...NODE, addresses: ['192.0.2.5'] } }, module);
     expect(third.native.commits[0]!.put.map(({ frontends }) => frontends[0])).toEqual(['192.0.2.5', '192.0.2.5']);
+  });
+});
+
+describe('packet hooks are told', () => {
+  const told = async (node: Partial<NodeConfig>, options: object = {}) => {
+    const { native } = await openStub({ node: { ...NODE, ...node }, ...options });
+    return native.packets.at(-1)!;
+  };
+
+  it('the primary addresses, ports and idle times', async () => {
+    const addresses = ['127.0.0.1', '192.0.2.1', '192.0.2.2', 'fd00::1'];
+    expect(await told({ addresses, podCIDRs: ['10.1.0.0/16'] }, { flowIdleSeconds: { udp: 30 } })).toMatchObject({
+      address4: '192.0.2.1',
+      address6: 'fd00::1',
+      snatLow: 10000,
+      snatHigh: 29999,
+      idleTcp: 8000,
+      idleUdp: 30,
+      dsr: 0,
+      pods: ['10.1.0.0/16'],
+    });
+  });
+
+  it.each<[string, Partial<NodeConfig>, [number, number]]>([
+    ['the ports that are given', { snatPortRange: [40000, 50000] }, [40000, 50000]],
+    ['the larger rest of the usual ports, below node ports', { nodePortRange: [25000, 26000] }, [10000, 24999]],
+    ['the larger rest of the usual ports, above node ports', { nodePortRange: [9000, 12000] }, [12001, 29999]],
+    ['none when node ports take all', { nodePortRange: [1, 65535] }, [0, 0]],
+  ])('%s', async (_, node, ports) => {
+    const { snatLow, snatHigh } = await told(node);
+    expect([snatLow, snatHigh]).toEqual(ports);
+  });
+
+  it('what is stored, after every open', async () => {
+    const addon = new StubModule();
+    useAddon(addon);
+    const first = await LoadBalancer.open({ pinPath: '/sys/fs/bpf/told', node: NODE, flowIdleSeconds: { tcp: 60 } });
+    const before = addon.last.packets.at(-1);
+    await first.close();
+    await LoadBalancer.open({ pinPath: '/sys/fs/bpf/told' });
+    expect(addon.last.packets).toEqual([before]);
+    expect(before).toMatchObject({ idleTcp: 60, idleUdp: 60 });
   });
 });

@@ -30,7 +30,9 @@ describe('open', () => {
 
   it.each([
     [{ pinpath: '/x' }, 'pinpath', 'is not a known key'],
-    [{ flowIdleSeconds: {} }, 'flowIdleSeconds', 'is not a known key'],
+    [{ flowIdleSeconds: { sctp: 5 } }, 'flowIdleSeconds.sctp', 'is not a known key'],
+    [{ flowIdleSeconds: { udp: 0 } }, 'flowIdleSeconds.udp', 'must be 1 to 2592000, got 0'],
+    [{ flowIdleSeconds: {}, readonly: true, pinPath: '/x' }, 'flowIdleSeconds', 'is for the one writer'],
     [{ pinPath: 'bpf' }, 'pinPath', 'must be an absolute path, got "bpf"'],
     [{ netns: 4 }, 'netns', 'must be an absolute path, got 4'],
     [{ readonly: 'yes' }, 'readonly', 'must be true or false'],

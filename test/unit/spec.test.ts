@@ -103,7 +103,9 @@ const wrongServices: [string, object, string, string][] = [
     'algoritm',
     'addService default/web: algoritm is not a known key; leave it out, or use one of name,',
   ],
-  ['a key of a later version', { forwarding: 'dsr' }, 'forwarding', 'is not a known key'],
+  ['a key of a later version', { healthCheckNodePort: 1 }, 'healthCheckNodePort', 'is not a known key'],
+  ['an unknown way of forwarding', { forwarding: 'nat' }, 'forwarding', "must be 'snat' or 'dsr', got \"nat\""],
+  ['ranges that are none', { sourceRanges: ['10.0.0.1'] }, 'sourceRanges[0]', "be a range like '10.0.0.0/8'"],
   ['null', { backends: null }, 'backends', 'backends must be an array, got null'],
   ['a bad algorithm', { algorithm: 'fastest' }, 'algorithm', "must be 'random', 'round-robin', 'maglev' or 'source-hash', got \"fastest\""],
   ['a bad shorthand port', { port: 0 }, 'port', 'port must be 1 to 65535, got 0'],
@@ -137,9 +139,9 @@ const wrongFrontends: [string, unknown[], string, string][] = [
   ],
   [
     'an unknown key',
-    [{ ...frontend, sourceRanges: [] }],
-    'frontends[0].sourceRanges',
-    'is not a known key; leave it out, or use one of kind, address, port, protocol',
+    [{ ...frontend, ranges: [] }],
+    'frontends[0].ranges',
+    'is not a known key; leave it out, or use one of kind, address, port, protocol, sourceRanges',
   ],
   [
     'a cluster address missing',

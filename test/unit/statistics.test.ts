@@ -20,10 +20,17 @@ describe('stats', () => {
   it('of everything: by hook and by reason', async () => {
     const { lb } = await openStub();
     const { byHook, byReason } = lb.stats();
-    expect(byHook.socket.connections.toString()).toBe(String(2n ** 63n + 7n));
+    const forwarded = BigInt(reasons['forwarded'].number);
+    expect(byHook.socket.connections.toString()).toBe(String(2n ** 63n + 7n - 110n * forwarded));
+    expect([byHook.tc.connections.toNumber(), byHook.xdp.connections.toNumber()]).toEqual([
+      Number(10n * forwarded),
+      Number(100n * forwarded),
+    ]);
+    expect(byReason['forwarded'].toString()).toBe(String(2n ** 63n + 7n));
     expect(byHook.socket.packets.toString()).toBe('0');
     const failures = Object.values(reasons).filter(({ verdict }) => verdict === 'reject' || verdict === 'drop');
-    expect(byHook.socket.failures.toNumber()).toBe(failures.reduce((sum, { number }) => sum + number, 0));
+    const sum = failures.reduce((total, { number }) => total + number, 0);
+    expect([byHook.socket, byHook.tc, byHook.xdp].map((hook) => hook.failures.toNumber())).toEqual([sum, 10 * sum, 100 * sum]);
     expect(Object.keys(byReason)).toEqual(Object.keys(reasons));
     expect(byReason['no-backends'].toNumber()).toBe(reasons['no-backends'].number * 111);
   });
@@ -90,6 +97,63 @@ describe('affinities', () => {
   });
 });
 
+describe('connections', () => {
+  const row = (rest: object) => ({
+    protocol: 6,
+    state: 'established',
+    mode: 'snat' as const,
+    service: 'default/web',
+    clientAddress: '192.0.2.7',
+    clientPort: 4000,
+    frontendAddress: '192.0.2.1',
+    frontendPort: 80,
+    backendAddress: '10.0.0.1',
+    backendPort: 8080,
+    ageMs: 3000,
+    idleMs: 1000,
+    packets: 2n ** 63n,
+    bytes: 1n,
+    ...rest,
+  });
+
+  it('are listed as they are, 64-bit counters whole', async () => {
+    const { lb, native } = await openStub();
+    native.foundConnections = [row({ clientAddress: '::1.2.3.4' })];
+    expect(JSON.parse(JSON.stringify([...lb.connections()]))).toEqual([
+      {
+        protocol: 'tcp',
+        state: 'established',
+        client: { address: '::102:304', port: 4000 },
+        service: 'default/web',
+        frontend: { address: '192.0.2.1', port: 80 },
+        backend: { address: '10.0.0.1', port: 8080 },
+        mode: 'snat',
+        ageMs: 3000,
+        idleMs: 1000,
+        packets: '9223372036854775808',
+        bytes: '1',
+      },
+    ]);
+  });
+
+  it.each([
+    [{ service: 'default/web' }, [4000, 4001]],
+    [{ client: '192.0.2.7' }, [4000]],
+    [{ client: '[fd00::7]:4001' }, [4001]],
+    [{ client: '192.0.2.7:4001' }, []],
+    [{ backend: '10.0.0.1:8080' }, [4000, 4001, 4002]],
+    [{ protocol: 'udp' as const }, [4002]],
+  ])('are chosen by %j', async (filter, ports) => {
+    const { lb, native } = await openStub();
+    native.foundConnections = [
+      row({}),
+      row({ clientAddress: 'fd00::7', clientPort: 4001 }),
+      row({ protocol: 17, clientPort: 4002, clientAddress: '192.0.2.8', service: 'dns' }),
+    ];
+    expect([...lb.connections(filter)].map(({ client }) => client.port)).toEqual(ports);
+  });
+});
+
 describe('status', () => {
   it('is ready when something is attached and no canary failed', async () => {
     const { lb, native } = await openStub();
@@ -122,7 +186,11 @@ describe('status', () => {
 describe('verify', () => {
   it('is ok when nothing is wrong', async () => {
     const { lb } = await openStub();
-    expect(await lb.verify()).toEqual({ ok: true, problems: [], canaries: [{ hook: 'socket', target: '/sys/fs/cgroup', ok: true, tookMs: 0.5 }] });
+    expect(await lb.verify()).toEqual({
+      ok: true,
+      problems: [],
+      canaries: [{ hook: 'socket', target: '/sys/fs/cgroup', ok: true, tookMs: 0.5 }],
+    });
   });
 });
 
@@ -158,7 +226,13 @@ describe("the event 'error'", () => {
 
   it('tells what the addon met in the background, and status() says it once', async () => {
     const { lb, native } = await openStub();
-    const failure = { code: 'ERR_KERNEL', operation: 'sweep', object: 'sockets', message: 'Too many open files; connect again', errno: -24 };
+    const failure = {
+      code: 'ERR_KERNEL',
+      operation: 'sweep',
+      object: 'sockets',
+      message: 'Too many open files; connect again',
+      errno: -24,
+    };
     const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
     native.fail(failure);
     expect(lb.status().problems).toEqual([

@@ -3,15 +3,18 @@ import type {
   NativeAttach,
   NativeAttachment,
   NativeBalancer,
+  NativeConnection,
   NativeDecision,
   NativeFailure,
   NativeModule,
   NativeOpenOptions,
+  NativePackets,
   NativeProblem,
   NativeQuery,
   PendingCommit,
   PutService,
 } from '../../lib/native/binding.js';
+import { FRONTEND_FIELDS } from '../../lib/native/binding.js';
 
 /** What the pins of one path would hold. */
 interface Pins {
@@ -44,6 +47,9 @@ export class StubBalancer implements NativeBalancer {
   decision: NativeDecision = { verdict: 1, reason: 2, candidates: [], affinity: false };
   lastQuery: NativeQuery | undefined;
   foundProblems: NativeProblem[] = [];
+  /** What packet hooks were told, in turn. */
+  readonly packets: NativePackets[] = [];
+  foundConnections: NativeConnection[] = [];
   foundAffinities: ReturnType<NativeBalancer['affinities']> = [];
   canaryOk = true;
   have = { frontends: 65536, backends: 65536, cells: 524288 };
@@ -112,7 +118,7 @@ export class StubBalancer implements NativeBalancer {
     for (const put of input.put) after.set(put.name, put);
     const needs = { frontends: 0, backends: 0, cells: 0 };
     for (const { frontends, backends } of after.values()) {
-      needs.frontends += frontends.length / 6;
+      needs.frontends += frontends.length / FRONTEND_FIELDS;
       needs.backends += backends.length / 4;
       needs.cells += 8;
     }
@@ -137,6 +143,10 @@ export class StubBalancer implements NativeBalancer {
 
   async settled(): Promise<void> {
     this.calls.push('settled');
+  }
+
+  setPackets(settings: NativePackets): void {
+    this.packets.push(settings);
   }
 
   async attach({ kind, target, netns, options, role, mode }: NativeAttach): Promise<NativeAttachment> {
@@ -177,6 +187,10 @@ export class StubBalancer implements NativeBalancer {
       counted.push({ address: backends[i] as string, port: backends[i + 1] as number, connections: BigInt(i + 1), failures: 0n });
     }
     return { failures: 3n, retired: 100n, backends: counted };
+  }
+
+  connections() {
+    return this.foundConnections;
   }
 
   affinities() {
