@@ -2,7 +2,7 @@ import type { LoadBalancer } from 'ebpf-lb';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { balance, frontend, hookNames } from '../support/balancing.js';
 import { places, servicesOf } from '../support/packet-cases.js';
-import { addressIn, familyNames, PacketLab, type Probed, serverPort } from '../support/packet-lab.js';
+import { addressIn, clientAddress, familyNames, PacketLab, type Probed, serverPort } from '../support/packet-lab.js';
 import type { TrafficClient } from '../support/traffic.js';
 
 // Echo, and errors about balanced flows: each reaches who has to know, about a packet that it has sent.
@@ -15,8 +15,9 @@ beforeAll(async () => {
 });
 afterAll(() => lab?.close());
 
-const setMtu = (namespace: string, device: string, mtu: number) =>
-  lab.lab.run(namespace, ['ip', 'link', 'set', device, 'mtu', String(mtu)]);
+/** The last hop to an address takes 1400 bytes: a route says so, as a veth device drops what is too big for its other end without a word. */
+const narrow = (action: 'add' | 'del', namespace: string, device: string, address: string) =>
+  lab.lab.run(namespace, ['ip', 'route', action, `${address}/${address.includes(':') ? 128 : 32}`, 'dev', device, 'mtu', '1400']);
 /** Forgets the path MTUs that were learnt. */
 const forget = async () => {
   for (const namespace of ['client', 'lb1', 'lb1-a', 'node1-a', 'node3-a']) {
@@ -55,15 +56,16 @@ describe.each(hookNames)('%s', (hook) => {
         '[2.1] path MTU: a hop of 1400 bytes in front of the %s is found, a transfer arrives intact',
         async (end) => {
           const at = end === 'client' ? 'router' : lab.machineOf(workload);
-          const device = lab.lab.device(at, end === 'client' ? 'client' : workload);
-          await setMtu(at, device, 1400);
+          const hop = [at, lab.lab.device(at, end === 'client' ? 'client' : workload)] as const;
+          const address = end === 'client' ? clientAddress(family) : lab.lab.address(workload, family);
+          await narrow('add', ...hop, address);
           try {
             const socket = await client.open('tcp', service());
             const bytes = 1 << 20;
             expect(await socket.move(bytes, bytes)).toMatchObject({ received: bytes, sent: bytes, intact: true });
             await socket.close();
           } finally {
-            await setMtu(at, device, 1500);
+            await narrow('del', ...hop, address);
             await forget();
           }
         },

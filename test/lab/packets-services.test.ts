@@ -178,13 +178,13 @@ describe.each(hookNames)('%s', (hook) => {
   });
 
   test('[2.1] a backend that asks the service by a port of the SNAT range is answered, and so are translated clients', async () => {
-    // P26: what comes to a port of the range is not taken for an answer, or for the node port.
+    // P26: what comes to a port of the range is not taken for an answer, and no translated source has the port of the service.
     const nodePort = frontend(lab, 'nodePort', 4, 1);
     const backends = backendsOf(lab, ['node1-a']);
     lb.addService({
       name: 'ports',
       frontends: [
-        { kind: 'nodePort', port: 45000 },
+        { kind: 'hostPort', port: 45000 },
         { kind: 'nodePort', port: nodePort.port },
       ],
       backends,
@@ -214,4 +214,37 @@ describe.each(hookNames)('%s', (hook) => {
     expect(await held.who()).toMatchObject({ server: 'node1-a', client: { address, port: 44444 } });
     own.end();
   });
+});
+
+describe.each(hookNames)('%s, 16 ports for translated sources', (hook) => {
+  let lb: LoadBalancer;
+  beforeAll(async () => {
+    lb = await balance(lab, 'lb1', hook, { node: { ...lab.node('lb1'), snatPortRange: [44992, 45007] } });
+  });
+  afterEach(() => lb.apply([]));
+  afterAll(() => lb?.close());
+
+  test.each(familyNames)(
+    '[2.1] $name: each is used but the one that is a service, then clients get nothing, and that is counted',
+    async ({ family }) => {
+      // P26: a translated source with the port of a service would get the service's answers.
+      const to = { address: lab.nodeAddress('lb1', family), port: 45000 };
+      const backends = backendsOf(lab, ['node1-a']);
+      lb.addService({
+        name: 'ports',
+        frontends: [{ kind: 'hostPort', port: to.port }],
+        backends: backends.filter((_, i) => i === (family === 4 ? 0 : 1)),
+      });
+      const exhausted = () => lb.stats().byReason['snat-ports-exhausted']?.toNumber() ?? 0;
+      const before = exhausted();
+      const ports = new Set<number>();
+      for (let i = 0; i < 15; i++) ports.add((await client.who('tcp', to)).client.port);
+      expect([...ports].sort()).toEqual([
+        44992, 44993, 44994, 44995, 44996, 44997, 44998, 44999, 45001, 45002, 45003, 45004, 45005, 45006, 45007,
+      ]);
+      expect(exhausted()).toBe(before);
+      expect(await client.who('tcp', to, briefly)).toHaveProperty('error');
+      expect(exhausted()).toBeGreaterThan(before);
+    },
+  );
 });

@@ -243,6 +243,8 @@ export class PacketLab {
       machines.flatMap((machine) => both((family) => `route add ${podCIDR(machine)[family]} via ${viaOf(machine, family)}`)),
     );
     await this.lab.run('router', ['sh', '-ec', 'for f in 4 6; do echo 1 > /proc/sys/net/ipv$f/fib_multipath_hash_policy; done']);
+    // What the router says about packets from lb1 to node3 comes by again on its way to the client, with an address of its own as source.
+    await this.lab.run('router', ['sh', '-ec', 'echo 1 > /proc/sys/net/ipv4/conf/all/accept_local']);
     for (const machine of machines) {
       const router = (family: Family) =>
         isBalancer(machine) || machine === 'node3' ? `${front(machine)[family]}1` : back('router', family);
