@@ -22,8 +22,12 @@ const PROTOCOLS = new Map<number, Protocol>([
   [17, 'udp'],
 ]);
 
-function totals(connections: bigint, failures: bigint): Totals {
-  return { connections: toCounter(connections), packets: toCounter(0n), bytes: toCounter(0n), failures: toCounter(failures) };
+/** LB_COUNT_PACKETS and LB_COUNT_BYTES: no reasons have these numbers. */
+const PACKETS = 0;
+const BYTES = 63;
+
+function totals(connections: bigint, failures: bigint, packets = 0n, bytes = 0n): Totals {
+  return { connections: toCounter(connections), packets: toCounter(packets), bytes: toCounter(bytes), failures: toCounter(failures) };
 }
 
 /** Counts of everything since the maps were made. */
@@ -42,10 +46,12 @@ export function datapathStats(native: NativeBalancer): DatapathStats {
   }
   // Packet programs count theirs besides.
   const forwarded = reasons['forwarded'].number;
-  const tc = hooks[HOOKS.tc]?.[forwarded] ?? 0n;
-  const xdp = hooks[HOOKS.xdp]?.[forwarded] ?? 0n;
-  const byHook = { socket: totals(connections - tc - xdp, failures.socket), tc: totals(tc, failures.tc), xdp: totals(xdp, failures.xdp) };
-  return { byHook, byReason };
+  const ofHook = (hook: 'tc' | 'xdp') => {
+    const counts = hooks[HOOKS[hook]];
+    return totals(counts?.[forwarded] ?? 0n, failures[hook], counts?.[PACKETS], counts?.[BYTES]);
+  };
+  const byPackets = (hooks[HOOKS.tc]?.[forwarded] ?? 0n) + (hooks[HOOKS.xdp]?.[forwarded] ?? 0n);
+  return { byHook: { socket: totals(connections - byPackets, failures.socket), tc: ofHook('tc'), xdp: ofHook('xdp') }, byReason };
 }
 
 /** Counts of one service since it was added. */

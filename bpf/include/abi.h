@@ -240,6 +240,9 @@ LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
 /* lb_usage[stripe * backends + backend]: connections. lb_failures[service]: rejects and drops. */
 /* lb_verdicts[stripe]: one struct for each stripe. */
 #define LB_REASON_SPACE 64
+/* No reasons have these numbers: what packet hooks have translated, in both directions. */
+#define LB_COUNT_PACKETS 0
+#define LB_COUNT_BYTES (LB_REASON_SPACE - 1)
 struct lb_verdicts {
 	__u64 count[LB_HOOK_COUNT][LB_REASON_SPACE];
 };

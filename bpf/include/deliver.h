@@ -72,12 +72,15 @@ LB_INLINE bool lb_write_link(lb_context *ctx, const struct bpf_fib_lookup *fib)
 }
 
 #if LB_XDP
+/* Of the attachment: its devices send with XDP_TX. veth drops such frames unless its peer has an XDP program, too; redirected ones it takes. */
+const volatile __u8 lb_can_send_back = 1;
+
 /* The verdict for the context. The packet has been rewritten. */
 LB_INLINE int lb_send_out(lb_context *ctx, const struct lb_way_out *way)
 {
 	if (!lb_write_link(ctx, &way->fib))
 		return XDP_DROP;
-	if (way->fib.ifindex == ctx->ingress_ifindex)
+	if (lb_can_send_back && way->fib.ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(way->fib.ifindex, 0);
 }

@@ -107,8 +107,15 @@ LB_INLINE enum lb_reason lb_look_ipip(lb_context *ctx, struct lb_work *work, con
 	if (!lb_read_inside(ctx, work, p->l4 - p->l3, type))
 		return LB_REASON_NOT_BALANCED;
 	lb_flow_of_packet(&work->flow, p);
-	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED)
-		return LB_REASON_NOT_A_SERVICE;
+	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED) {
+		/* A node port of the peer's address: here it is known by our own. */
+		if (p->family == LB_IPV4)
+			work->flow.address[0] = node->address4;
+		else
+			lb_address_copy(work->flow.address, node->address6);
+		if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED)
+			return LB_REASON_NOT_A_SERVICE;
+	}
 	work->region = region.first;
 	work->forced = lb_local_backend(work, node, region.line->head.service);
 	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;

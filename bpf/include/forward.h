@@ -20,10 +20,8 @@
 const volatile __u32 lb_role = LB_ROLE_EXTERNAL;
 
 #if LB_XDP
-#define LB_THIS_HOOK LB_HOOK_XDP
 enum { LB_UNTOUCHED = XDP_PASS, LB_REWRITTEN = XDP_PASS, LB_GONE = XDP_DROP };
 #else
-#define LB_THIS_HOOK LB_HOOK_TC
 /* UNSPEC: programs behind ours run, and the stack gets the packet in the end. */
 enum { LB_UNTOUCHED = TC_ACT_UNSPEC, LB_REWRITTEN = TC_ACT_UNSPEC, LB_GONE = TC_ACT_SHOT };
 #endif
@@ -117,6 +115,17 @@ LB_INLINE bool lb_may_be_client(const struct lb_packet *p)
 
 /* ---- connections ------------------------------------------------------------------------------------------------------------ */
 
+LB_INLINE void lb_count_packet(const struct lb_packet *p)
+{
+	__u32 i = lb_stripe();
+	struct lb_verdicts *verdicts = bpf_map_lookup_elem(&lb_verdicts, &i);
+
+	if (!verdicts)
+		return;
+	lb_count(&verdicts->count[LB_THIS_HOOK][LB_COUNT_PACKETS]);
+	__atomic_fetch_add(&verdicts->count[LB_THIS_HOOK][LB_COUNT_BYTES], p->length, __ATOMIC_RELAXED);
+}
+
 /* A packet of the connection was seen; `flags`: enum lb_life to be added. */
 LB_INLINE void lb_touch(struct lb_connection *c, const struct lb_packet *p, __u32 flags)
 {
@@ -126,6 +135,7 @@ LB_INLINE void lb_touch(struct lb_connection *c, const struct lb_packet *p, __u3
 		lb_write_once(c->life, fresh);
 	__atomic_fetch_add(&c->packets, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&c->bytes, p->length, __ATOMIC_RELAXED);
+	lb_count_packet(p);
 }
 
 LB_INLINE __u32 lb_life_of_client(const struct lb_connection *c, const struct lb_packet *p)
@@ -418,8 +428,11 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 	work->to.source_port = work->packet.source_port;
 	work->backend_ref = lb_backend_ref(index, lb_backend_generation(choice.word));
 	work->mode = LB_MODE_DSR;
-	if (lb_is_opening(&work->packet))
+	lb_count_packet(&work->packet);
+	if (lb_is_opening(&work->packet)) {
 		lb_count_use(index);
+		lb_count_verdict(LB_THIS_HOOK, LB_REASON_FORWARDED);
+	}
 	return 1;
 }
 

@@ -236,8 +236,10 @@ __noinline int lb_connection_write(lb_context *ctx)
 #else
 	__sync_lock_test_and_set(owner, owned & ~LB_OWNER_BUSY);
 #endif
-	if (work->backend_ref)
+	if (work->backend_ref) {
 		lb_count_use(lb_ref_index(work->backend_ref));
+		lb_count_verdict(LB_THIS_HOOK, LB_REASON_FORWARDED);
+	}
 	if (lb_find_twin(work, lb_set_first(work->hash, lb_owner_mask), &twin) ||
 	    lb_find_twin(work, lb_set_second(work->hash, lb_owner_mask), &twin)) {
 		lb_exchange_owner(work->made, owned & ~LB_OWNER_BUSY, lb_owner(0, lb_owner_serial(owned), 0));

@@ -31,6 +31,12 @@ struct lb_outer {
 	__u32 protocol;
 };
 
+#if LB_XDP
+#define LB_THIS_HOOK LB_HOOK_XDP
+#else
+#define LB_THIS_HOOK LB_HOOK_TC
+#endif
+
 struct lb_work {
 	struct lb_packet packet;
 	struct lb_flow flow;

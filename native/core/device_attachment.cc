@@ -5,14 +5,19 @@
 #include <bpf/libbpf.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_link.h>
+#include <linux/sockios.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstring>
 
 #include "netns.h"
 
@@ -70,6 +75,17 @@ Result<UniqueFd> link_events(const char* operation) {
   group.nl_groups = RTMGRP_LINK;
   if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&group), sizeof group)) return kernel_error(operation, "netlink", errno);
   return fd;
+}
+
+// Does the device of the calling thread's namespace drop what an XDP program sends back, unless its peer has one, too? veth does.
+bool drops_sent_back(const std::string& device) {
+  UniqueFd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ethtool_drvinfo driver{};
+  driver.cmd = ETHTOOL_GDRVINFO;
+  ifreq request{};
+  std::snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device.c_str());
+  request.ifr_data = reinterpret_cast<char*>(&driver);
+  return fd && ioctl(fd.get(), SIOCETHTOOL, &request) == 0 && std::strcmp(driver.driver, "veth") == 0;
 }
 
 // XDP_ATTACHED_* of a device; the kernel's link says it not.
@@ -133,12 +149,19 @@ Status DeviceAttachment::enter() {
 }
 
 Status DeviceAttachment::load() {
+  // One set of programs serves all devices of a pattern, those that are yet to come, too.
+  bool can_send_back = !is_pattern(record_.path);
+  LB_TRY(in_netns(netns_.get(), [&]() -> Status {
+    can_send_back = can_send_back && !drops_sent_back(record_.path);
+    return ok();
+  }));
   auto load_one = [&](const char* name, std::unique_ptr<Object>& into) -> Status {
     auto object = Object::open(name);
     if (!object) return object.error();
     LB_TRY(place_.maps.lend(*object));
     object->set_config("lb_attachment", record_.id);
     object->set_config("lb_role", record_.role);
+    object->set_config("lb_can_send_back", can_send_back);
     LB_TRY(object->load(operation(), record_.path));
     into = std::make_unique<Object>(std::move(*object));
     return ok();
