@@ -28,7 +28,7 @@ function whenNewer(name, directories, build) {
 }
 
 function buildProbe(name) {
-  const libraries = name === 'lookups' ? ['-lbpf', '-lpthread'] : [];
+  const libraries = ['lookups', 'packets'].includes(name) ? ['-lbpf', '-lpthread'] : [];
   return whenNewer(name, [sources], (out) => [
     ...[compiler('the probes', 'gcc', 'cc', 'clang'), '-std=gnu11', '-O2', '-Wall', '-Wextra'],
     ...['-o', out, path.join(sources, `${name}.c`), ...libraries],
@@ -48,8 +48,8 @@ export function buildObject(name) {
 }
 
 /** Starts a probe, on the first CPU unless `pin` says otherwise, through `prefix` (such as `unshare -n`). */
-export function startProbe(name, { prefix = [], pin = true } = {}) {
-  const [command, ...args] = [...prefix, buildProbe(name)];
+export function startProbe(name, { prefix = [], pin = true, args: more = [] } = {}) {
+  const [command, ...args] = [...prefix, buildProbe(name), ...more];
   const probe = new Conversation(command, args);
   if (pin) probe.tell('cpu 0');
   return probe;
