@@ -68,6 +68,10 @@ int lb_decide(struct __sk_buff *skb)
 	flow.client = decision->query.client;
 	flow.client_low = 0;
 	flow.socket = decision->query.socket;
+	if (decision->query.packet) {
+		lb_flow_set_client(&flow, decision->query.source);
+		flow.socket = decision->query.source_port;
+	}
 
 	reason = lb_frontend_find(&flow, &region);
 	if (region.slot)

@@ -33,7 +33,7 @@ export function dependsOnNode(spec: Spec, before: Node | undefined, after: Node 
 }
 
 /** Whether the backend is on this node: packets go to it with the client's address, and its answers pass here. */
-function isLocal({ address, place }: Backend, node: Node | undefined): boolean {
+export function isLocal({ address, place }: Backend, node: Node | undefined): boolean {
   if (node === undefined) return false;
   return place?.node === undefined ? node.isOwn(address) : place.node === node.name;
 }
@@ -85,7 +85,7 @@ function outerPoolOf(spec: Spec): number {
 }
 
 /** Who may use a frontend from outside. */
-function rangesOf(frontend: Frontend, spec: Spec): readonly string[] | undefined {
+export function rangesOf(frontend: Frontend, spec: Spec): readonly string[] | undefined {
   return frontend.sourceRanges ?? (frontend.kind === 'loadBalancer' ? spec.sourceRanges : undefined);
 }
 

@@ -338,12 +338,11 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
 
   /**
    * What a flow would meet, found by the datapath's own selection code; nothing is changed.
-   * @throws ERR_UNSUPPORTED when it asks for a packet hook
    * @throws ERR_NOT_FOUND when there is no such namespace
    * @throws ERR_INVALID_ARGUMENT, ERR_CLOSED, ERR_KERNEL
    */
   explain(packet: PacketDescription): Decision {
-    return this.#store.ask('explain', undefined, (native) => explain(native, this.#store.model, packet));
+    return this.#store.ask('explain', undefined, (native) => explain(native, this.#store.model, this.#store.dsr, packet));
   }
 
   /**

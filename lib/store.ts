@@ -55,6 +55,11 @@ export class Store {
     this.#keep(operation, { ...this.#settings, flowIdleSeconds });
   }
 
+  /** How direct server return is done; undefined: it is not. */
+  get dsr(): Dsr | undefined {
+    return packetSettings(this.#settings).dsr;
+  }
+
   /** Stores how direct server return is done; undefined: it is not. */
   setDsr(operation: string, dsr: Dsr | undefined): void {
     this.#keep(operation, { ...this.#settings, dsr });

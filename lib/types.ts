@@ -311,10 +311,10 @@ export interface PacketDescription {
   /** netns: path of the client's namespace, its identity on socket hooks; default: the balancer's own. */
   source: { address: string; port?: number; netns?: string };
   destination: Endpoint;
-  /** From a workload of this node | from a process in the node's own namespace. */
-  from: 'pod' | 'host';
-  /** Default: socket. */
-  hook?: 'socket';
+  /** Arrives from outside | from a workload of this node | from a process in the node's own namespace. */
+  from: 'external' | 'pod' | 'host';
+  /** Default: socket for pod and host, tc for external. A packet of a pod is seen at tc, by a device attached with role 'workload'. */
+  hook?: Hook;
 }
 
 /** The answer of explain(). */

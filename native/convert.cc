@@ -183,6 +183,10 @@ Query to_query(const Napi::Object& value) {
   query.key.protocol = static_cast<uint8_t>(number(value, "protocol"));
   query.key.scope = static_cast<uint8_t>(number(value, "scope"));
   query.netns = text(value, "netns");
+  if (value.Has("source")) {
+    query.source = address(value.Env(), value.Get("source"));
+    query.source_port = htons(static_cast<uint16_t>(number(value, "sourcePort")));
+  }
   return query;
 }
 

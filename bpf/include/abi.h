@@ -511,6 +511,10 @@ struct lb_query {
 	__u32 scope;
 	__u64 client; /* namespace cookie */
 	__u64 socket; /* per-socket number (the cookie) */
+	__be32 source[4]; /* of a packet: who the client is, with what follows */
+	__be16 source_port;
+	__u16 packet; /* 1: a packet hook is asked about, else a socket hook */
+	__u32 reserved;
 };
 
 enum lb_answer_flag { LB_ANSWER_AFFINITY = 1 };

@@ -25,6 +25,18 @@ LB_INLINE bool lb_address_equal(const __be32 *a, const __be32 *b, __u8 family)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+/* The client of a packet: its source address. */
+LB_INLINE void lb_flow_set_client(struct lb_flow *f, const __be32 *source)
+{
+	f->client_kind = LB_CLIENT_ADDRESS;
+	f->client = source[0];
+	f->client_low = 0;
+	if (f->family == LB_IPV6) {
+		f->client |= (__u64)source[1] << 32;
+		f->client_low = (__u64)source[3] << 32 | source[2];
+	}
+}
+
 LB_INLINE void lb_address_copy(__be32 *to, const __be32 *from)
 {
 	to[0] = from[0];

@@ -210,13 +210,7 @@ LB_INLINE void lb_flow_of_packet(struct lb_flow *f, const struct lb_packet *p)
 	f->protocol = p->protocol;
 	f->family = p->family;
 	f->scope = lb_role == LB_ROLE_WORKLOAD ? LB_SCOPE_INTERNAL : LB_SCOPE_EXTERNAL;
-	f->client_kind = LB_CLIENT_ADDRESS;
-	f->client = p->source[0];
-	f->client_low = 0;
-	if (p->family == LB_IPV6) {
-		f->client |= (__u64)p->source[1] << 32;
-		f->client_low = (__u64)p->source[3] << 32 | p->source[2];
-	}
+	lb_flow_set_client(f, p->source);
 	f->socket = p->source_port;
 }
 

@@ -111,6 +111,8 @@ export interface NativeQuery {
   address: string; port: number; protocol: number; scope: number;
   /** Path of the client's network namespace; omitted: the balancer's own. */
   netns?: string;
+  /** Of a packet; omitted: a socket hook is asked about. */
+  source?: string; sourcePort?: number;
 }
 export interface NativeDecision {
   verdict: number; reason: number;
@@ -118,7 +120,7 @@ export interface NativeDecision {
   /** Key that matched: its address and port. */
   frontend?: { address: string; port: number; kind: number };
   candidates: { address: string; port: number }[];
-  backend?: { address: string; port: number };
+  backend?: { address: string; port: number } | undefined;
   affinity: boolean;
 }
 

@@ -60,6 +60,8 @@ struct Needs {
 struct Query {
   Key key;
   std::string netns;  // of the client; empty: the balancer's own
+  Address source;     // of a packet; family 0: a socket hook is asked about
+  uint16_t source_port = 0;  // network order
 };
 struct Decision {
   lb_answer answer{};

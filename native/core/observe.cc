@@ -203,6 +203,9 @@ Status Balancer::decide(const Query& query, lb_answer& answer) {
   data.query.client = *cookie;
   static std::atomic<uint64_t> draws{static_cast<uint64_t>(time(nullptr))};
   data.query.socket = lb_mix64(draws.fetch_add(1)) | 1;
+  std::memcpy(data.query.source, query.source.words, sizeof data.query.source);
+  data.query.source_port = query.source_port;
+  data.query.packet = query.source.family != 0;
   lb_decision out{};
   LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = &data, .data_out = &out, .data_size_in = sizeof data, .data_size_out = sizeof out, .repeat = 1);
   const int err = bpf_prog_test_run_opts(bpf_program__fd(decide_->program("lb_decide")), &opts);

@@ -68,6 +68,55 @@ describe.each(hookNames)('%s', (hook) => {
       },
     );
 
+    test.each(['maglev', 'source-hash', 'random'] as const)(
+      '[2.1] explain says where packets go, and what their source becomes: %s',
+      async (algorithm) => {
+        const spec = {
+          name: 'web',
+          frontends: both('loadBalancer', balanced),
+          algorithm,
+          sourceRanges: [family === 4 ? '0.0.0.0/0' : '::/0'],
+        };
+        const service = lb.addService({ ...spec, backends: backends('lb1-a', 'node1-a', 'node2-a', 'node3-a') });
+        const address = clientAddress(family);
+        const ask = (port: number, from = address) =>
+          lb.explain({
+            protocol: 'tcp',
+            from: 'external',
+            hook: hook === 'tc' ? 'tc' : 'xdp',
+            source: { address: from, port },
+            destination: balanced,
+          });
+        for (let i = 0; i < 12; i++) {
+          const own = { address, port: nextPort++ };
+          const decision = ask(own.port);
+          expect(decision).toMatchObject({
+            verdict: 'forward',
+            reason: 'forwarded',
+            service: 'web',
+            determined: algorithm !== 'random',
+            affinity: false,
+          });
+          expect(decision.candidates).toHaveLength(4);
+          const { backend, client: seen } = await client.who('tcp', balanced, { own });
+          expect(decision.candidates).toContainEqual(backend);
+          if (decision.determined) {
+            expect(decision.backend).toEqual(backend);
+            expect(decision.masquerade).toBe(seen.address !== address);
+          }
+        }
+        service.update({ sourceRanges: [family === 4 ? '100.64.0.0/10' : '2001:db8:ffff::/48'] });
+        expect(ask(1)).toMatchObject({ verdict: 'drop', reason: 'source-not-allowed', candidates: [], masquerade: false });
+        service.update({ sourceRanges: null, externalTrafficPolicy: 'Local' });
+        expect(ask(1)).toMatchObject({ verdict: 'forward', masquerade: false, determined: true });
+        expect(ask(1, balanced.address)).toMatchObject({ verdict: 'drop', reason: 'source-is-ours' });
+        service.setBackends(backends('node1-a'));
+        expect(ask(1)).toMatchObject({ verdict: 'drop', reason: 'no-local-backend' });
+        await lb.apply([]);
+        expect(ask(1)).toMatchObject({ verdict: 'pass', reason: 'not-a-service' });
+      },
+    );
+
     test('[2.1] a service reaches all of its backends', async () => {
       serve(backends('lb1-a', 'node1-a', 'node2-a', 'node3-a'));
       for (const protocol of protocols) {

@@ -113,7 +113,6 @@ export function refused(lb: LoadBalancer, service: Service, spec: NormalizedServ
   lb.attachTc('eth0');
   // @ts-expect-error: unknown mode
   lb.attachXdp('eth0', { mode: 'offload' });
-  // @ts-expect-error: there is no packet hook to ask
   lb.explain({ protocol: 'tcp', from: 'external', source: { address: '::1' }, destination: { address: '::1', port: 1 } });
   // @ts-expect-error: options of one form at a time
   lb.attachCgroup({ path: '/a' }, { namespaces: 'all' });
