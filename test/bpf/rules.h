@@ -22,6 +22,7 @@ extern const char *rule;
 	} while (0)
 
 #define BACKENDS 3
+#define PATIENCE_MS 10000 /* only when something is missing */
 
 /* A service of each protocol and family, whose backends listen and echo in this process. */
 struct world {
@@ -39,12 +40,18 @@ struct endpoint peer_of(int fd);
 struct endpoint local_of(int fd);
 /* Sends one datagram; 0 or an errno. With `to` NULL: to the peer. */
 int send_to(int fd, const struct endpoint *to);
-/* Lets every backend answer what it got; returns how many datagrams that were. */
-int echo(struct world *w);
+/* Has one of them something to read, now or within PATIENCE_MS? */
+bool arrives(const int *fds, int count);
+/* Answers all that came to these sockets, once `expected` datagrams have; returns how many they were. */
+int answer_each(const int *fds, int count, int expected);
+/* The same for every backend. */
+int echo(struct world *w, int expected);
 /* The source of the next answer; family 0: there is none. */
 struct endpoint source_of_answer(int fd);
 /* Accepts one connection on any of the backends' listeners; the index, -1 if there is none. */
 int accept_any(const int *listeners);
+/* Those that are there. */
+void accept_rest(const int *listeners);
 /* Ways in use in both arrays of peers. */
 int ways_in_use(struct world *w);
 int refusal(struct world *w, int with_retval);

@@ -162,8 +162,7 @@ static void tracked(struct world *w)
 		connect(fd, &(struct sockaddr){ .sa_family = AF_UNSPEC }, sizeof(struct sockaddr));
 		if (!last_tracked)
 			CHECK(!connect_to(fd, w->vip4) && same(peer_of(fd), w->vip4), "peer is %s", text(peer_of(fd)));
-		while (accept_any(w->tcp4) >= 0)
-			;
+		accept_rest(w->tcp4);
 		close(fd);
 	}
 }

@@ -47,7 +47,7 @@ static void nested_once(struct world *w, int family, struct endpoint vip, const 
 	fd = open_socket(family, SOCK_DGRAM);
 	for (int i = 0; i < 5; i++) {
 		CHECK(!send_to(fd, &vip), "%s", strerror(errno));
-		CHECK(echo(w) == 1 && same(source_of_answer(fd), vip), "the answer bears another address");
+		CHECK(echo(w, 1) == 1 && same(source_of_answer(fd), vip), "the answer bears another address");
 	}
 	CHECK(uses(w, udp) == udp_before + 6, "%lu", uses(w, udp) - udp_before);
 	close(fd);
@@ -85,12 +85,12 @@ static void nested_chain(struct world *w)
 	fd = open_socket(AF_INET, SOCK_DGRAM);
 	for (int i = 0; i < 3; i++) {
 		CHECK(!send_to(fd, &vip), "%s", strerror(errno));
-		CHECK(echo(w) == 1 && same(source_of_answer(fd), vip), "the answer bears another address");
+		CHECK(echo(w, 1) == 1 && same(source_of_answer(fd), vip), "the answer bears another address");
 	}
 	CHECK(uses(w, &outer[0]) == 1, "translated twice");
 	CHECK(!send_to(fd, &w->backend4[0]), "%s", strerror(errno));
 	CHECK(uses(w, &outer[0]) == 2, "not translated");
-	echo(w);
+	echo(w, 1);
 	close(fd);
 	for (int tcp = 0; tcp < 2; tcp++)
 		w->f.slots[outer[tcp].slot] = lb_slot_absent(2);
