@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { LoadBalancer, LoadBalancerError, type LoadBalancerErrorCode } from 'ebpf-lb';
 import { Lab } from 'ebpf-lb/lab';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { slow } from '../support/fixture.js';
 import { pinDirectory, removePins } from '../support/pins.js';
 
 let lab: Lab;
@@ -65,7 +66,7 @@ test('[1.2] a full map takes whatever fits into it in place of what is there, at
   await lb.close();
 });
 
-test('[1.2] plan() says that a large change does not fit where apply() would say so', { timeout: 120_000 }, async () => {
+test('[1.2] plan() says that a large change does not fit where apply() would say so', { timeout: 120_000 * slow }, async () => {
   const lb = await LoadBalancer.open({ capacity: { frontends: 5000, backends: 5000 } });
   const specs = (round: number, count: number) =>
     Array.from({ length: count }, (_, i) => ({ name: `r${round}-${i}`, address: `10.${96 + round}.${i >> 8}.${i & 255}`, port: 80, backends: backends(1, round * 5000 + i) }));
