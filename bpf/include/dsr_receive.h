@@ -238,7 +238,6 @@ __noinline int lb_dsr_learn(lb_context *ctx)
 	struct lb_work *work = lb_work();
 	struct lb_connection *c;
 	struct lb_found found;
-	enum lb_reason reason;
 
 	if (!work || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
@@ -257,15 +256,7 @@ __noinline int lb_dsr_learn(lb_context *ctx)
 		work->mode = LB_MODE_LOCAL;
 		work->backend_ref = 0;
 	}
-	reason = lb_connection_make(ctx, work);
-	if (reason != LB_REASON_FORWARDED)
-		return reason;
-	c = lb_connection_at(work->made);
-	if (!c)
-		return LB_REASON_CORRUPT_INDEX;
-	lb_to_backend_of(work, c);
-	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
-	return LB_REASON_FORWARDED;
+	return lb_connect(ctx, work);
 }
 
 /* Takes the outer header off. One with options or extensions is no peer's. 0: it cannot be. */

@@ -441,6 +441,22 @@ LB_INLINE void lb_to_backend_of(struct lb_work *work, const struct lb_connection
 	work->backend_ref = c->backend_ref;
 }
 
+/* Makes the connection that lb_work() describes; the packet is its first. */
+LB_INLINE enum lb_reason lb_connect(lb_context *ctx, struct lb_work *work)
+{
+	enum lb_reason reason = lb_connection_make(ctx, work);
+	struct lb_connection *c;
+
+	if (reason != LB_REASON_FORWARDED)
+		return reason;
+	c = lb_connection_at(work->made);
+	if (!c)
+		return LB_REASON_CORRUPT_INDEX;
+	lb_to_backend_of(work, c);
+	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
+	return LB_REASON_FORWARDED;
+}
+
 /*
  * Finds or makes the connection of a packet to the service whose region `work` names, and says in `to` what the packet becomes. A reason of
  * enum lb_reason.
@@ -496,20 +512,13 @@ __noinline int lb_to_backend(lb_context *ctx)
 	}
 	reason = lb_choose_backend(ctx);
 	if (reason == LB_REASON_FORWARDED)
-		reason = lb_connection_make(ctx, work);
+		reason = lb_connect(ctx, work);
 	if (reason == LB_REASON_CONNECTIONS_FULL && work->wanted) {
 		lb_note_refusal(line->head.service);
 		if (cell.instead && lb_go_stateless(ctx, cell.instead))
 			return LB_REASON_FORWARDED;
 	}
-	if (reason != LB_REASON_FORWARDED)
-		return reason;
-	c = lb_connection_at(work->made);
-	if (!c)
-		return LB_REASON_CORRUPT_INDEX;
-	lb_to_backend_of(work, c);
-	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
-	return LB_REASON_FORWARDED;
+	return reason;
 }
 
 /* ---- from a backend to the client ------------------------------------------------------------------------------------------------ */

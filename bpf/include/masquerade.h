@@ -51,16 +51,7 @@ __noinline int lb_masquerade(lb_context *ctx)
 	work->service = 0;
 	work->mode = LB_MODE_MASQUERADE;
 	reason = lb_source_of_node(work, node);
-	if (reason == LB_REASON_FORWARDED)
-		reason = lb_connection_make(ctx, work);
-	if (reason != LB_REASON_FORWARDED)
-		return reason;
-	c = lb_connection_at(work->made);
-	if (!c)
-		return LB_REASON_CORRUPT_INDEX;
-	lb_to_backend_of(work, c);
-	lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
-	return LB_REASON_FORWARDED;
+	return reason == LB_REASON_FORWARDED ? lb_connect(ctx, work) : reason;
 }
 
 #endif
