@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define LB_LAYOUT 2 /* stored in lb_control.layout; open() refuses pins of another one */
+#define LB_LAYOUT 3 /* stored in lb_control.layout; open() refuses pins of another one */
 
 #ifdef __cplusplus
 #define LB_STATIC_ASSERT(c) static_assert(c)
@@ -32,23 +32,12 @@ enum lb_hook { LB_HOOK_SOCKET = 0, LB_HOOK_TC = 1, LB_HOOK_XDP = 2, LB_HOOK_COUN
 enum lb_verdict { LB_FORWARD = 0, LB_PASS = 1, LB_REJECT = 2, LB_DROP = 3 };
 enum lb_algorithm { LB_RANDOM = 0, LB_ROUND_ROBIN = 1, LB_MAGLEV = 2, LB_SOURCE_HASH = 3 };
 
-/* ---- frontends: key -> lb_frontend word ------------------------------------------------------------------------ */
-
-struct lb_key4 {
-	__be32 address;
-	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
-	__u8 scope;
-};
-LB_STATIC_ASSERT(sizeof(struct lb_key4) == 8);
-
-struct lb_key6 {
-	__be32 address[4];
-	__be16 port;
-	__u8 protocol;
-	__u8 scope;
-};
-LB_STATIC_ASSERT(sizeof(struct lb_key6) == 20);
+/*
+ * ---- frontends: a hash table of 64-byte lines --------------------------------------------------------------------
+ * A key's place is one of the ways of its line, or where those were all taken, of one of the lines after it. A way names a
+ * slot, and the slot has the whole key. A key that lives never moves, and a slot rests before it is another key's, so who
+ * finds the slot by a way may compare the key there, whatever has become of the way meanwhile.
+ */
 
 LB_INLINE __u64 lb_mix64(__u64 x)
 {
@@ -60,42 +49,47 @@ LB_INLINE __u64 lb_mix64(__u64 x)
 	return x;
 }
 
-/* One round is enough for a tag: it only has to differ between keys that meet in one hash element. */
-LB_INLINE __u32 lb_tag64(__u64 x)
+/* The words of a key: address[0] of IPv4, address[3] of IPv6, and the rest of what is not an address. */
+#define LB_KEY_IPV6 (1ull << 63)
+LB_INLINE __u64 lb_key_word(__be32 address, __be16 port, __u8 protocol, __u8 scope, int six)
 {
+	return (__u64)address | (__u64)((__u32)port | (__u32)protocol << 16 | (__u32)scope << 24) << 32 | (six ? LB_KEY_IPV6 : 0);
+}
+
+/* One multiplication is enough for IPv4: addresses and ports that follow one another spread, and nobody knows the seed. */
+LB_INLINE __u64 lb_key_hash(__u64 word, const __be32 *address, int six, __u64 seed)
+{
+	__u64 x = word ^ seed;
+
+	if (six) {
+		x ^= ((__u64)address[0] << 32 | address[1]) * 0x9e3779b97f4a7c15ull;
+		x ^= x >> 32;
+		x = x * 0x9e3779b97f4a7c15ull + address[2];
+	}
+	x ^= x >> 32;
 	x *= 0xd6e8feb86659fd93ull;
-	return (__u32)(x >> 32) ^ (__u32)x;
+	return x ^ x >> 32;
 }
 
-LB_INLINE __u32 lb_key4_tag(const struct lb_key4 *k)
-{
-	return lb_tag64((__u64)k->address << 32 | (__u32)k->port << 16 | (__u32)k->protocol << 8 | k->scope);
-}
+#define LB_FRONTEND_WAYS 14
+#define LB_FRONTEND_LINES 8 /* that a key may lie in: from its own on, round the end */
+struct lb_frontends {
+	__u64 signs; /* a bit for the hash of each key here; LB_SIGN_MORE: a key of this line, or one before it, lies further on */
+	__u32 way[LB_FRONTEND_WAYS]; /* tag of the hash, never 0 | slot; 0: free */
+};
+LB_STATIC_ASSERT(sizeof(struct lb_frontends) == 64);
 
-LB_INLINE __u32 lb_key6_tag(const struct lb_key6 *k)
-{
-	__u64 x = (__u64)k->address[0] << 32 | k->address[1];
+#define LB_SIGN_MORE (1ull << 63)
+LB_INLINE __u32 lb_hash_line(__u64 hash) { return (__u32)hash; } /* and the number of lines less 1 */
+LB_INLINE __u64 lb_hash_sign(__u64 hash) { return 1ull << ((hash >> 32 & 0xffff) * 63 >> 16); }
+LB_INLINE __u32 lb_hash_way(__u64 hash) { return (__u32)(hash >> 52 | 1) << LB_INDEX_BITS; } /* the way of slot 0 */
+LB_INLINE __u32 lb_way_slot(__u32 way) { return way & LB_INDEX_MAX; }
 
-	x = x * 0x9e3779b97f4a7c15ull + ((__u64)k->address[2] << 32 | k->address[3]);
-	x = x * 0x9e3779b97f4a7c15ull + ((__u32)k->port << 16 | (__u32)k->protocol << 8 | k->scope);
-	return lb_tag64(x ^ x >> 29);
-}
-
-/* Value of a frontend: tag bits at both ends of the word, so that a copy in progress is noticed from either end. */
-LB_INLINE __u64 lb_frontend_word(__u32 tag, __u32 slot)
-{
-	return (__u64)(tag & 0xffff) | (__u64)slot << 16 | (__u64)(tag >> 16) << 48;
-}
-LB_INLINE __u32 lb_frontend_slot(__u64 word) { return (__u32)(word >> 16); }
-LB_INLINE __u32 lb_frontend_tag(__u64 word) { return (__u32)(word & 0xffff) | (__u32)(word >> 48) << 16; }
-
-/*
- * Filter: a bit for each tag, by its upper bits. A key's bit is set before the key is inserted, and cleared only when no key with
- * that bit is left; a clear bit says without a look into the hash that an address is no service.
- */
-#define LB_FILTER_BITS 19
-LB_INLINE __u32 lb_filter_word(__u32 tag) { return tag >> (32 - LB_FILTER_BITS + 6); }
-LB_INLINE __u64 lb_filter_bit(__u32 tag) { return 1ull << (tag >> (32 - LB_FILTER_BITS) & 63); }
+/* The first three words of the addresses of IPv6 keys: the fourth is in the slot's own. Packed, as there are many. */
+#define LB_KEYS6_PACKED 16
+struct lb_keys6 {
+	__be32 address[LB_KEYS6_PACKED][3];
+};
 
 /* ---- slots ------------------------------------------------------------------------------------------------------
  * absent:  kind 0 | generation
@@ -127,6 +121,11 @@ LB_INLINE int lb_number_reached(__u64 committed, __u64 number)
 {
 	return ((committed - number) & LB_NUMBER_MASK) < 1ull << (LB_NUMBER_BITS - 1);
 }
+
+struct lb_slot {
+	__u64 word;
+	__u64 key; /* lb_key_word(): written while nothing names the slot */
+};
 
 struct lb_pending {
 	__u64 before;

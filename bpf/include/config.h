@@ -15,7 +15,8 @@ const volatile __u8 lb_can_set_retval = 0; /* bpf_set_retval in sock_addr progra
 const volatile __u8 lb_can_cast = 0;       /* bpf_cast_to_kern_ctx there: the socket's cookie is read without a call */
 
 /* Of the maps. */
-const volatile __u8 lb_filter_kept = 0; /* the controller keeps lb_filter */
+const volatile __u32 lb_frontend_mask = 8191; /* lines of lb_frontends, less 1 */
+const volatile __u64 lb_frontend_seed = 0;
 const volatile __u32 lb_usage_stride = 65537; /* backends in each stripe of lb_usage */
 const volatile __u32 lb_stripe_mask = 7;
 const volatile __u32 lb_peer4_mask = 8191; /* sets in lb_peers4, less 1 */

@@ -389,7 +389,7 @@ LB_INLINE void lb_note_refusal(__u32 service)
 		lb_write_once(*refused, lb_seconds());
 }
 
-/* Is the source a service? What its backend answers would come back for ever. The filter makes this cheap enough for each packet. */
+/* Is the source a service? What its backend answers would come back for ever. The signs make this cheap enough for each packet. */
 LB_INLINE bool lb_is_from_service(const struct lb_work *work)
 {
 	struct lb_flow source = {
@@ -398,9 +398,10 @@ LB_INLINE bool lb_is_from_service(const struct lb_work *work)
 		.family = work->packet.family,
 		.scope = work->flow.scope,
 	};
+	struct lb_slot *slot;
 
 	lb_address_copy(source.address, work->packet.source);
-	return lb_frontend_lookup(&source);
+	return lb_frontend_lookup(&source, &slot);
 }
 
 /*

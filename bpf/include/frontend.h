@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From a destination to the region that serves it: key -> slot -> word -> line of the table. */
+/* From a destination to the region that serves it: key -> way -> slot -> word -> line of the table. */
 #ifndef LB_FRONTEND_H
 #define LB_FRONTEND_H
 
@@ -15,69 +15,99 @@ struct lb_region {
 	const struct lb_line *line;
 };
 
-/* The end of a key in one store: the hash helper's wide loads must not wait for narrow stores. */
-LB_INLINE __u32 lb_key_tail(const struct lb_flow *f)
+LB_INLINE __u64 lb_flow_key(const struct lb_flow *f)
 {
-	return (__u32)f->port | (__u32)f->protocol << 16 | (__u32)f->scope << 24;
+	return f->family == LB_IPV6 ? lb_key_word(f->address[3], f->port, f->protocol, f->scope, true) :
+				      lb_key_word(f->address[0], f->port, f->protocol, f->scope, false);
 }
 
-LB_INLINE __u32 lb_flow_tag(const struct lb_flow *f)
+LB_INLINE __u64 lb_flow_hash_key(const struct lb_flow *f, __u64 key)
 {
-	if (f->family == LB_IPV4) {
-		struct lb_key4 key = { .address = f->address[0], .port = f->port, .protocol = f->protocol, .scope = f->scope };
+	return lb_key_hash(key, f->address, f->family == LB_IPV6, lb_frontend_seed);
+}
 
-		return lb_key4_tag(&key);
+LB_INLINE struct lb_frontends *lb_frontends_at(__u32 line)
+{
+	line &= lb_frontend_mask;
+	return bpf_map_lookup_elem(&lb_frontends, &line);
+}
+
+/* The slot itself, NULL if it is another key's. */
+LB_INLINE struct lb_slot *lb_slot_of_key(__u32 index, const struct lb_flow *f, __u64 key)
+{
+	struct lb_slot *slot = bpf_map_lookup_elem(&lb_slots, &index);
+	__u32 packed = index / LB_KEYS6_PACKED;
+	const struct lb_keys6 *keys;
+	const __be32 *address;
+
+	if (!slot || lb_read_once(slot->key) != key)
+		return NULL;
+	if (f->family != LB_IPV6)
+		return slot;
+	keys = bpf_map_lookup_elem(&lb_keys6, &packed);
+	if (!keys)
+		return NULL;
+	address = keys->address[index % LB_KEYS6_PACKED];
+	return address[0] == f->address[0] && address[1] == f->address[1] && address[2] == f->address[2] ? slot : NULL;
+}
+
+/*
+ * Each way of the line with the key's tag, and the lines after it: for the few keys that share a tag with another one of their
+ * line, and those that found their line full.
+ */
+static __noinline __u32 lb_frontend_scan(const struct lb_flow *f)
+{
+	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key);
+	__u32 mine = lb_hash_way(hash), first = lb_hash_line(hash);
+
+	for (int i = 0; i < LB_FRONTEND_LINES; i++) {
+		const struct lb_frontends *line = lb_frontends_at(first + i);
+
+		if (!line)
+			return 0;
+		for (int j = 0; j < LB_FRONTEND_WAYS; j++) {
+			__u32 index = lb_read_once(line->way[j]) ^ mine;
+
+			if (index <= LB_INDEX_MAX && lb_slot_of_key(index, f, key))
+				return index;
+		}
+		if (!(lb_read_once(line->signs) & LB_SIGN_MORE))
+			return 0;
 	}
-	struct lb_key6 key = { .port = f->port, .protocol = f->protocol, .scope = f->scope };
-
-	lb_address_copy(key.address, f->address);
-	return lb_key6_tag(&key);
+	return 0;
 }
 
-/* Most addresses that applications connect to are no services: the filter saves the call of the hash [25 ns of 54]. */
-LB_INLINE bool lb_filter_passes(__u32 tag)
+/*
+ * Slot of the key, 0 if there is none. Most addresses that applications connect to are no services: the signs say so at
+ * once. The ways are looked at without a branch: slots of those with the key's tag, which is one, come together by OR.
+ */
+LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slot)
 {
-	__u32 i = lb_filter_word(tag);
-	__u64 *word;
+	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key), signs;
+	const struct lb_frontends *line = lb_frontends_at(lb_hash_line(hash));
+	__u64 found = 0, mine = lb_hash_way(hash);
+	__u32 index;
 
-	if (!lb_filter_kept)
-		return true;
-	word = bpf_map_lookup_elem(&lb_filter, &i);
-	return !word || lb_read_once(*word) & lb_filter_bit(tag);
-}
+	if (!line)
+		return 0;
+	signs = lb_read_once(line->signs);
+	if (!(signs & (lb_hash_sign(hash) | LB_SIGN_MORE)))
+		return 0;
+#pragma unroll
+	for (int i = 0; i < LB_FRONTEND_WAYS; i++) {
+		__u64 way = lb_read_once(line->way[i]) ^ mine;
 
-LB_INLINE __u64 *lb_frontend_element(const struct lb_flow *f)
-{
-	if (f->family == LB_IPV4) {
-		__u64 key = f->address[0] | (__u64)lb_key_tail(f) << 32;
-
-		return bpf_map_lookup_elem(&lb_frontends4, &key);
+		found |= way & -((way - (LB_INDEX_MAX + 1ull)) >> 63);
 	}
-	__u32 key[] = { f->address[0], f->address[1], f->address[2], f->address[3], lb_key_tail(f) };
-
-	return bpf_map_lookup_elem(&lb_frontends6, key);
-}
-
-/* Slot of the key, 0 if there is none. */
-LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f)
-{
-	__u32 tag = lb_flow_tag(f);
-	__u64 *element, word;
-
-	if (!lb_filter_passes(tag))
+	index = found;
+	*slot = index ? lb_slot_of_key(index, f, key) : NULL;
+	if (*slot)
+		return index;
+	if (!index && !(signs & LB_SIGN_MORE))
 		return 0;
-	element = lb_frontend_element(f);
-	if (!element)
-		return 0;
-	word = lb_read_once(*element);
-	if (lb_frontend_tag(word) == tag)
-		return lb_frontend_slot(word);
-	/* The element went to another key while we held it. If ours is there, it is in another one by now. */
-	element = lb_frontend_element(f);
-	if (!element)
-		return 0;
-	word = lb_read_once(*element);
-	return lb_frontend_tag(word) == tag ? lb_frontend_slot(word) : 0;
+	index = lb_frontend_scan(f);
+	*slot = index ? bpf_map_lookup_elem(&lb_slots, &index) : NULL;
+	return *slot ? index : 0;
 }
 
 /* A slot in the middle of a commit. The number is loaded after the slot; so is the pair, whose index the slot holds. */
@@ -98,14 +128,10 @@ static __noinline __u64 lb_slot_settle(__u64 word)
 }
 
 /* What the slot says now: final or absent. A run loads a slot once, so loads of two slots need no order. */
-LB_INLINE __u64 lb_slot_read(__u32 slot)
+LB_INLINE __u64 lb_slot_read(const struct lb_slot *slot)
 {
-	__u64 *element = bpf_map_lookup_elem(&lb_slots, &slot);
-	__u64 word;
+	__u64 word = lb_read_once(slot->word);
 
-	if (!element)
-		return 0;
-	word = lb_read_once(*element);
 	if (lb_slot_kind(word) == LB_SLOT_PENDING)
 		word = lb_slot_settle(word);
 	return word;
@@ -114,15 +140,16 @@ LB_INLINE __u64 lb_slot_read(__u32 slot)
 /* Is the destination a service? On LB_REASON_FORWARDED the region is filled in. */
 LB_INLINE enum lb_reason lb_frontend_find(const struct lb_flow *f, struct lb_region *region)
 {
-	__u32 slot = lb_frontend_lookup(f);
+	struct lb_slot *slot;
+	__u32 index = lb_frontend_lookup(f, &slot);
 	__u64 word;
 
-	if (!slot)
+	if (!index)
 		return LB_REASON_NOT_A_SERVICE;
 	word = lb_slot_read(slot);
 	if (lb_slot_kind(word) != LB_SLOT_FINAL)
 		return LB_REASON_NOT_A_SERVICE;
-	region->slot = slot;
+	region->slot = index;
 	region->generation = lb_slot_generation(word);
 	region->first = lb_slot_region(word);
 	region->line = bpf_map_lookup_elem(&lb_table, &region->first);

@@ -13,26 +13,6 @@
 
 #define LB_DEFAULT_INDICES (65536 + 1)
 
-/* IPv4 address, port, protocol and scope -> slot, tagged.
- * Written by the controller once, when the key is born; deleted after the commit that removes it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, struct lb_key4);
-	__type(value, __u64);
-} lb_frontends4 SEC(".maps");
-
-/* IPv6 address, port, protocol and scope -> slot, tagged.
- * As lb_frontends4. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, struct lb_key6);
-	__type(value, __u64);
-} lb_frontends6 SEC(".maps");
-
 #define LB_MAPPED_ARRAY(name, size, type_of_value)      \
 	struct {                                        \
 		__uint(type, BPF_MAP_TYPE_ARRAY);       \
@@ -42,13 +22,17 @@ struct {
 		__type(value, type_of_value);           \
 	} name SEC(".maps")
 
-/* Upper bits of a tag -> is there a key with such a tag?
- * Written by the controller before a key is inserted and after one is deleted. */
-LB_MAPPED_ARRAY(lb_filter, (1 << LB_FILTER_BITS) / 64, __u64);
+/* Line -> ways of the keys that have their place there: address, port, protocol and scope -> slot.
+ * Written by the controller: a way when its key is born, and after the commit that removes it. */
+LB_MAPPED_ARRAY(lb_frontends, 8192, struct lb_frontends);
 
-/* Slot -> the word that names its region.
- * Written by the controller in every commit: pending, then final. */
-LB_MAPPED_ARRAY(lb_slots, LB_DEFAULT_INDICES, __u64);
+/* Slot -> the word that names its region, and its key.
+ * The word is written by the controller in every commit: pending, then final; the key before anything names the slot. */
+LB_MAPPED_ARRAY(lb_slots, LB_DEFAULT_INDICES, struct lb_slot);
+
+/* Slot / 16 -> the addresses of IPv6 keys.
+ * Written by the controller with the slot's key. */
+LB_MAPPED_ARRAY(lb_keys6, LB_DEFAULT_INDICES / LB_KEYS6_PACKED + 1, struct lb_keys6);
 
 /* n of a pending slot -> the words before and after the commit.
  * Written by the controller before the slot says "pending n". */

@@ -29,12 +29,9 @@ LB_INLINE bool lb_context_is_v6only(struct bpf_sock_addr *ctx)
 /* Is the address a frontend now? Whether it has backends is no matter. */
 static __noinline bool lb_frontend_exists(const struct lb_flow *f)
 {
-	__u32 slot;
+	struct lb_slot *slot;
 
-	if (!f)
-		return false;
-	slot = lb_frontend_lookup(f);
-	return slot && lb_slot_kind(lb_slot_read(slot)) == LB_SLOT_FINAL;
+	return f && lb_frontend_lookup(f, &slot) && lb_slot_kind(lb_slot_read(slot)) == LB_SLOT_FINAL;
 }
 
 /* Is what the application wants to bind a service's? `f` has the address as if it were a destination. */

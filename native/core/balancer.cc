@@ -90,7 +90,7 @@ void stop_point() {
 #endif
 
 Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices)
-    : options_(options), maps_(std::move(maps)), port_users_(65536 * 4, 0), indices_(std::move(indices)) {
+    : options_(options), maps_(std::move(maps)), frontends_(maps_), port_users_(65536 * 4, 0), indices_(std::move(indices)) {
   indices_->on_rested([this](const Rested& r) {
     if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
     if (r.kind == IndexKind::range_set) ranges_.remove(r.index);
@@ -262,32 +262,6 @@ void Balancer::retire_counters(uint32_t backend, uint32_t service) {
     __atomic_fetch_add(&maps_.failures[maps_.slot_count() + service], sum, __ATOMIC_RELAXED);
   each([](__u64& word) { __atomic_store_n(&word, 0, __ATOMIC_RELAXED); });
   store_release(turn, *turn + 1);
-}
-
-// A key's bit is set before the key is inserted, and cleared when no key with that bit is left.
-void Balancer::filter_key(const Key& key, bool on) {
-  const uint32_t tag = key.tag(), word = lb_filter_word(tag);
-  const __u64 bit = lb_filter_bit(tag);
-  uint32_t& users = filter_users_[tag >> (32 - LB_FILTER_BITS)];
-  users = on ? users + 1 : users - 1;
-  if (on && users == 1) __atomic_fetch_or(&maps_.filter[word], bit, __ATOMIC_RELEASE);
-  if (!on && users == 0) {
-    __atomic_fetch_and(&maps_.filter[word], ~bit, __ATOMIC_RELEASE);
-    filter_users_.erase(tag >> (32 - LB_FILTER_BITS));
-  }
-}
-
-// At recovery, when the kernel holds exactly the keys that are known.
-void Balancer::rebuild_filter() {
-  std::vector<__u64> wanted((1u << LB_FILTER_BITS) / 64, 0);
-  filter_users_.clear();
-  for (const auto& [key, slot] : keys_) {
-    const uint32_t tag = key.tag();
-    filter_users_[tag >> (32 - LB_FILTER_BITS)]++;
-    wanted[lb_filter_word(tag)] |= lb_filter_bit(tag);
-  }
-  for (size_t i = 0; i < wanted.size(); i++)
-    if (maps_.filter[i] != wanted[i]) store_release(&maps_.filter[i], wanted[i]);
 }
 
 void Balancer::count_ports(const Service& service, int by) {

@@ -17,6 +17,7 @@
 
 #include "attachment.h"
 #include "device_watch.h"
+#include "frontend_table.h"
 #include "indices.h"
 #include "log.h"
 #include "maps.h"
@@ -155,7 +156,6 @@ class Balancer {
   Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices);
   Status recover();
   void repair_slots();
-  Status repair_keys();
   void repair_backends();
   Status resume_attachments();
   Status ensure_packets();
@@ -183,8 +183,6 @@ class Balancer {
   bool region_backends(const lb_answer& answer, std::set<uint32_t>& indices) const;
   void remember_keys(const Service& service);
   Status refuse_if_closed(const char* operation) const;
-  void filter_key(const Key& key, bool on);
-  void rebuild_filter();
   void count_ports(const Service& service, int by);
   std::vector<LogRecord> live_records() const;
   void retire_counters(uint32_t backend, uint32_t service);
@@ -210,6 +208,7 @@ class Balancer {
   UniqueFd lock_;
   UniqueFd netns_;
   Maps maps_;
+  FrontendTable frontends_;
   std::unique_ptr<Log> log_;
   mutable std::shared_mutex life_;  // shared: in use; alone: closing. Taken before mutex_
   mutable std::mutex mutex_;
@@ -220,7 +219,6 @@ class Balancer {
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
   Needs used_;                                       // of services_, without the canary
   PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
-  std::unordered_map<uint32_t, uint32_t> filter_users_;  // bit of lb_filter -> keys that have it
   std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use
   std::string settings_;
   bool has_settings_ = false;

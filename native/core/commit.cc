@@ -286,7 +286,7 @@ Status Commit::claim_frontends(Service& next, const Service* old) {
 void Commit::drop_unclaimed() {
   for (const auto& [key, gone] : released_) {
     deletes_.push_back(gone);
-    const __u64 before = b_.maps_.slots[gone.slot];
+    const __u64 before = b_.maps_.slots[gone.slot].word;
     slots_.push_back({gone.slot, 0, before, lb_slot_absent(lb_slot_generation(before))});
     retired_.push_back({IndexKind::slot, gone.slot});
   }
@@ -341,7 +341,7 @@ Status Commit::stage_slots(Service& next) {
   size_t insert = first_insert_;  // inserts are in the order of the frontends
   for (const auto& f : next.frontends) {
     const Region* region = find_region(next, f);
-    __u64 before = b_.maps_.slots[f.slot];
+    __u64 before = b_.maps_.slots[f.slot].word;
     // A slot that is given out anew gets a new generation: what still names it by the old one is not of this key.
     if (insert < inserts_.size() && inserts_[insert].slot == f.slot) {
       before = lb_slot_absent(lb_slot_generation(before) + 1);

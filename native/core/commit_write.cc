@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The writing half of a commit: log, new things, PENDING words, the number, final words (DATAPATH 5). A death between any two stores leaves
 // what recovery finishes or takes back.
-#include <bpf/bpf.h>
-
 #include "commit.h"
 
 namespace lb {
 namespace {
 
-constexpr size_t kBatch = 16;             // from here on one system call inserts many keys
 constexpr uint8_t kNodePort = 1, kHostPort = 4;  // FrontendKindCode of lib/native/binding.ts
 
 void write_region(lb_line* table, uint32_t first, const std::vector<__u64>& words) {
@@ -20,13 +17,6 @@ void write_region(lb_line* table, uint32_t first, const std::vector<__u64>& word
   __u64* to = line->word;
   for (size_t i = 1; i < words.size(); i++) __atomic_store_n(to + i, words[i], __ATOMIC_RELAXED);
   store_release(to, (head & 0xffffffff00000000ull) | serial);
-}
-
-// The kernel takes no BPF_NOEXIST here; that the keys are new is known. 0 or an errno.
-template <typename K>
-int insert_batch(int fd, const std::vector<K>& keys, const std::vector<__u64>& values) {
-  __u32 count = static_cast<__u32>(keys.size());
-  return bpf_map_update_batch(fd, keys.data(), values.data(), &count, nullptr) ? errno : 0;
 }
 
 }  // namespace
@@ -70,7 +60,6 @@ Status Commit::insert_all() {
     stop_point();
   }
   for (const auto& k : inserts_) {
-    b_.filter_key(k.key, true);
     inserted_++;
     LB_TRY(b_.use_address(k.key, true));
   }
@@ -81,10 +70,7 @@ Status Commit::insert_all() {
 // What got in of those that were to be inserted; the others are not there. Range sets rest, as nobody may know that they were seen by none.
 void Commit::give_back_keys() {
   delete_keys(inserts_);
-  for (size_t i = 0; i < inserted_; i++) {
-    b_.filter_key(inserts_[i].key, false);
-    (void)b_.use_address(inserts_[i].key, false);
-  }
+  for (size_t i = 0; i < inserted_; i++) (void)b_.use_address(inserts_[i].key, false);
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);
     b_.drop_locals(*next, nullptr);
@@ -108,58 +94,20 @@ Status Commit::write_log() {
 }
 
 Status Commit::insert_keys() {
-  const Maps& maps = b_.maps_;
+  lb_slot* slots = b_.maps_.slots;
   for (const auto& k : inserts_) {
-    store_release(&maps.slots[k.slot], lb_slot_absent(lb_slot_generation(maps.slots[k.slot]) + 1));
+    store_release(&slots[k.slot].word, lb_slot_absent(lb_slot_generation(slots[k.slot].word) + 1));
+    b_.frontends_.name_slot(k.key, k.slot);
     stop_point();
-  }
-  auto failed = [&](const std::string& what, int err) {
-    return kernel_error("commit", "frontends map, " + what, err, err == E2BIG ? "open with a larger capacity.frontends" : "");
-  };
-  if (inserts_.size() < kBatch) {
-    for (const auto& k : inserts_) {
-      const __u64 value = lb_frontend_word(k.key.tag(), k.slot);
-      const lb_key4 key4 = k.key.key4();
-      const lb_key6 key6 = k.key.key6();
-      const bool v4 = k.key.address.family == LB_IPV4;
-      if (bpf_map_update_elem(maps.fd(v4 ? "lb_frontends4" : "lb_frontends6"), v4 ? static_cast<const void*>(&key4) : &key6, &value, BPF_NOEXIST))
-        return failed(k.key.address.text() + " port " + std::to_string(ntohs(k.key.port)), errno);
-      stop_point();
-    }
-    return ok();
-  }
-  std::vector<lb_key4> keys4;
-  std::vector<lb_key6> keys6;
-  std::vector<__u64> values4, values6;
-  for (const auto& k : inserts_) {
-    const __u64 value = lb_frontend_word(k.key.tag(), k.slot);
-    if (k.key.address.family == LB_IPV4) {
-      keys4.push_back(k.key.key4());
-      values4.push_back(value);
-    } else {
-      keys6.push_back(k.key.key6());
-      values6.push_back(value);
-    }
-  }
-  if (!keys4.empty()) {
-    if (const int err = insert_batch(maps.fd("lb_frontends4"), keys4, values4)) return failed("IPv4", err);
-    stop_point();
-  }
-  if (!keys6.empty()) {
-    if (const int err = insert_batch(maps.fd("lb_frontends6"), keys6, values6)) return failed("IPv6", err);
-    stop_point();
+    if (!b_.frontends_.insert(k.key, k.slot))
+      return make_error("ERR_CAPACITY", "commit", k.key.address.text() + " port " + std::to_string(ntohs(k.key.port)),
+                        "the lines of the frontends table where it may lie are full; open with a larger capacity.frontends");
   }
   return ok();
 }
 
 void Commit::delete_keys(const std::vector<KeySlot>& keys) {
-  for (const auto& k : keys) {
-    const lb_key4 key4 = k.key.key4();
-    const lb_key6 key6 = k.key.key6();
-    const bool v4 = k.key.address.family == LB_IPV4;
-    bpf_map_delete_elem(b_.maps_.fd(v4 ? "lb_frontends4" : "lb_frontends6"), v4 ? static_cast<const void*>(&key4) : &key6);
-    stop_point();
-  }
+  for (const auto& k : keys) b_.frontends_.remove(k.key, k.slot);
 }
 
 // Bits of the ports of `frontends`: set before the commit that brings them, cleared after the one that takes them.
@@ -188,13 +136,13 @@ void Commit::publish() {
   for (const auto& c : slots_) {
     // The before of a fresh slot is what insert_keys stored.
     maps.pending[c.pending] = {c.before, c.after};
-    store_release(&maps.slots[c.slot], lb_slot_pending(number, c.pending));
+    store_release(&maps.slots[c.slot].word, lb_slot_pending(number, c.pending));
     stop_point();
   }
   store_release(&maps.control->number, number);
   stop_point();
   for (const auto& c : slots_) {
-    store_release(&maps.slots[c.slot], c.after);
+    store_release(&maps.slots[c.slot].word, c.after);
     stop_point();
     retired_.push_back({IndexKind::pending, c.pending});
   }
@@ -208,10 +156,7 @@ void Commit::publish() {
     stop_point();
   }
   delete_keys(deletes_);
-  for (const auto& k : deletes_) {
-    b_.filter_key(k.key, false);
-    (void)b_.use_address(k.key, false);
-  }
+  for (const auto& k : deletes_) (void)b_.use_address(k.key, false);
   for (const Service* s : removed_) {
     use_ports(s->frontends, false);
     b_.drop_locals(*s, nullptr);

@@ -41,9 +41,9 @@ uint32_t flow_set_count(const Capacity& c) { return power_of_two(std::max(2u, (c
 std::map<std::string, uint32_t> sizes(const Maps& maps) {
   const Capacity& c = maps.capacity;
   const uint32_t slots = maps.slot_count(), backends = maps.backend_count();
-  return {{"lb_frontends4", slots - 1},
-          {"lb_frontends6", slots - 1},
+  return {{"lb_frontends", maps.frontend_lines()},
           {"lb_slots", slots},
+          {"lb_keys6", slots / LB_KEYS6_PACKED + 1},
           {"lb_pending", slots},
           {"lb_table", maps.lines},
           {"lb_backends", backends},
@@ -97,11 +97,14 @@ uint32_t Maps::room_of_indices(uint32_t capacity) {
   return std::min(capacity <= kDoubledUpTo ? capacity : kRoomOfLarge, LB_INDEX_MAX - capacity);
 }
 
-// A hash with one key more than a power of two has twice the buckets: of a large one, only what the rounding leaves.
+// With one key more than a power of two the table of frontends has twice the lines: of a large one, only what the rounding leaves.
 uint32_t Maps::room_of_keys(uint32_t capacity) {
   const uint32_t room = room_of_indices(capacity);
   return capacity <= kDoubledUpTo ? room : std::min(room, power_of_two(capacity) - capacity);
 }
+
+// Half of the ways are taken when all slots are.
+uint32_t Maps::frontend_lines() const { return power_of_two((slot_count() - 1 + LB_FRONTEND_WAYS / 2) / (LB_FRONTEND_WAYS / 2 + 1)); }
 
 uint32_t Maps::flow_sets() const { return flow_set_count(capacity); }
 
@@ -261,6 +264,8 @@ Status Maps::map_packets(bool readonly) {
 Status Maps::map_memory(bool readonly) {
   auto map = [&](const std::string& name, auto*& pointer) { return map_one(name, readonly, pointer); };
   LB_TRY(map(kControl, control));
+  LB_TRY(map("lb_frontends", frontends));
+  LB_TRY(map("lb_keys6", keys6));
   LB_TRY(map("lb_slots", slots));
   LB_TRY(map("lb_pending", pending));
   LB_TRY(map("lb_table", table));
@@ -269,7 +274,6 @@ Status Maps::map_memory(bool readonly) {
   LB_TRY(map("lb_failures", failures));
   LB_TRY(map("lb_verdicts", verdicts));
   LB_TRY(map("lb_ports", ports));
-  LB_TRY(map("lb_filter", filter));
   if (control->capacity[0]) {
     const __u64* c = control->capacity;
     capacity = {static_cast<uint32_t>(c[0]), static_cast<uint32_t>(c[1]), static_cast<uint32_t>(c[2]), static_cast<uint32_t>(c[3]),
@@ -287,7 +291,8 @@ Status Maps::lend(Object& object) const {
     if (const int err = bpf_map__reuse_fd(m, it->second.get())) return kernel_error("open", it->first, -err);
   }
   const auto wanted = sizes(*this);
-  object.set_config("lb_filter_kept", 1);
+  object.set_config("lb_frontend_mask", frontend_lines() - 1);
+  object.set_config("lb_frontend_seed", control->instance);
   object.set_config("lb_usage_stride", backend_count());
   object.set_config("lb_stripe_mask", stripes - 1);
   object.set_config("lb_owner_mask", flow_sets() - 1);

@@ -42,7 +42,9 @@ class Maps {
   Capacity capacity;
   uint32_t lines = 0, stripes = 0;
   // Shared words. Sizes follow from capacity.
-  __u64* slots = nullptr;
+  lb_frontends* frontends = nullptr;
+  lb_keys6* keys6 = nullptr;
+  lb_slot* slots = nullptr;
   lb_pending* pending = nullptr;
   lb_line* table = nullptr;
   lb_backend* backends = nullptr;
@@ -51,13 +53,13 @@ class Maps {
   __u64* failures = nullptr;
   lb_verdicts* verdicts = nullptr;
   lb_ports* ports = nullptr;
-  __u64* filter = nullptr;
   // Of the packet hooks; null until there are any.
   lb_node* node = nullptr;
   lb_owners* owners = nullptr;
   lb_connection* connections = nullptr;
 
   uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
+  uint32_t frontend_lines() const;
   uint32_t backend_count() const { return capacity.backends + room_of_indices(capacity.backends) + 1; }
 
   static uint32_t room_of_indices(uint32_t capacity);

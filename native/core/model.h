@@ -39,18 +39,9 @@ struct Key {
   uint16_t port = 0;  // network order
   uint8_t protocol = 0, scope = 0;
   bool operator==(const Key& o) const = default;
-  lb_key4 key4() const { return {address.words[0], port, protocol, scope}; }
-  lb_key6 key6() const {
-    return {{address.words[0], address.words[1], address.words[2], address.words[3]}, port, protocol, scope};
-  }
-  uint32_t tag() const {
-    if (address.family == LB_IPV4) {
-      const lb_key4 k = key4();
-      return lb_key4_tag(&k);
-    }
-    const lb_key6 k = key6();
-    return lb_key6_tag(&k);
-  }
+  bool six() const { return address.family == LB_IPV6; }
+  uint64_t word() const { return lb_key_word(address.words[six() ? 3 : 0], port, protocol, scope, six()); }
+  uint64_t hash(uint64_t seed) const { return lb_key_hash(word(), address.words, six(), seed); }
 };
 
 struct KeyHash {

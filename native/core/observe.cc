@@ -241,7 +241,7 @@ bool Balancer::name_parts(Decision& decision) const {
     decision.candidates.push_back(b);
   }
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
-  const __u64 slot = load_acquire(&maps_.slots[answer.slot]);
+  const __u64 slot = load_acquire(&maps_.slots[answer.slot].word);
   return lb_slot_kind(slot) == LB_SLOT_FINAL && lb_slot_region(slot) == answer.region;
 }
 
@@ -341,14 +341,14 @@ std::vector<MapRow> Balancer::map_rows() {
   std::lock_guard lock(mutex_);
   std::vector<MapRow> rows;
   if (closed_) return rows;
-  size_t keys[2] = {0, 0}, backends = 0, cells = 0, slots = 0;
+  size_t keys6 = 0, backends = 0, cells = 0, slots = 0;
   for (const auto& [name, s] : services_) {
-    for (const auto& f : s->frontends) keys[f.key.address.family == LB_IPV6]++;
+    for (const auto& f : s->frontends) keys6 += f.key.six();
     backends += s->backends.size();
     slots += s->frontends.size();
     for (const auto& r : s->regions) cells += static_cast<size_t>(LB_LINE_WORDS) << r.order;
   }
-  const std::map<std::string, uint64_t> entries = {{"lb_frontends4", keys[0]}, {"lb_frontends6", keys[1]}, {"lb_backends", backends},
+  const std::map<std::string, uint64_t> entries = {{"lb_frontends", slots}, {"lb_keys6", keys6}, {"lb_backends", backends},
                                                    {"lb_table", cells / LB_LINE_WORDS}, {"lb_slots", slots}};
   for (const auto& [name, fd] : maps_.all()) {
     MapRow row{name.substr(3), 0, 0, 0};

@@ -1,45 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The next open() of pinned maps: what a death left half done is finished or taken back, and everything is believed anew from the maps alone
 // (DATAPATH 6). Every step may itself be cut off and done again.
-#include <bpf/bpf.h>
-
 #include <algorithm>
 
 #include "balancer.h"
 #include "commit.h"
 
 namespace lb {
-namespace {
-
-template <typename K>
-Key to_key(const K& k);
-template <>
-Key to_key(const lb_key4& k) {
-  return {{LB_IPV4, {k.address, 0, 0, 0}}, k.port, k.protocol, k.scope};
-}
-template <>
-Key to_key(const lb_key6& k) {
-  return {{LB_IPV6, {k.address[0], k.address[1], k.address[2], k.address[3]}}, k.port, k.protocol, k.scope};
-}
-
-template <typename K>
-void delete_unknown(int fd, const std::unordered_map<Key, uint32_t, KeyHash>& known) {
-  std::vector<K> unknown;
-  K at{}, next{};
-  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
-    at = next;
-    __u64 word = 0;
-    if (bpf_map_lookup_elem(fd, &at, &word)) continue;
-    const auto it = known.find(to_key(at));
-    if (it == known.end() || it->second != lb_frontend_slot(word)) unknown.push_back(at);
-  }
-  for (const auto& key : unknown) {
-    bpf_map_delete_elem(fd, &key);
-    stop_point();
-  }
-}
-
-}  // namespace
 
 Status Balancer::recover() {
   std::vector<bool> slots(maps_.slot_count()), backends(maps_.backend_count()), ids(maps_.slot_count()), range_sets(kRangeSets);
@@ -58,7 +25,7 @@ Status Balancer::recover() {
       for (const auto& f : s->frontends) {
         slots[f.slot] = true;
         keys_[f.key] = f.slot;
-        const __u64 word = maps_.slots[f.slot];
+        const __u64 word = maps_.slots[f.slot].word;
         const uint32_t first = lb_slot_region(word);
         if (std::any_of(s->regions.begin(), s->regions.end(), [&](const Region& r) { return r.first == first; })) continue;
         const lb_head& head = maps_.table[first].head;
@@ -76,12 +43,11 @@ Status Balancer::recover() {
       by_id_[id] = s.get();
       services_[s->name] = std::move(s);
     }
-    LB_TRY(repair_keys());
-    rebuild_filter();
+    frontends_.repair(keys_);
     log_->cut();
     repair_backends();
     for (uint32_t i = 1; i < maps_.slot_count(); i++)
-      if (!slots[i] && lb_slot_kind(maps_.slots[i]) != LB_SLOT_ABSENT) store_release(&maps_.slots[i], lb_slot_absent(lb_slot_generation(maps_.slots[i])));
+      if (!slots[i] && lb_slot_kind(maps_.slots[i].word) != LB_SLOT_ABSENT) store_release(&maps_.slots[i].word, lb_slot_absent(lb_slot_generation(maps_.slots[i].word)));
     for (const auto& [name, s] : services_) count_ports(*s, 1);
     for (uint32_t port = 0; port < 65536; port++) {
       uint8_t use = 0;
@@ -133,18 +99,12 @@ Status Balancer::recover_packets(std::vector<bool>& range_sets) {
 void Balancer::repair_slots() {
   const __u64 committed = maps_.control->number;
   for (uint32_t i = 0; i < maps_.slot_count(); i++) {
-    const __u64 word = maps_.slots[i];
+    const __u64 word = maps_.slots[i].word;
     if (lb_slot_kind(word) != LB_SLOT_PENDING) continue;
     const lb_pending& pair = maps_.pending[lb_pending_index(word)];
-    store_release(&maps_.slots[i], lb_number_reached(committed, lb_pending_number(word)) ? pair.after : pair.before);
+    store_release(&maps_.slots[i].word, lb_number_reached(committed, lb_pending_number(word)) ? pair.after : pair.before);
     stop_point();
   }
-}
-
-Status Balancer::repair_keys() {
-  delete_unknown<lb_key4>(maps_.fd("lb_frontends4"), keys_);
-  delete_unknown<lb_key6>(maps_.fd("lb_frontends6"), keys_);
-  return ok();
 }
 
 // Indices that no committed service names lose what they say, and get a generation that no socket remembers.

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the balancer believes against what is in the kernel, word by word. Reads only.
-#include <bpf/bpf.h>
-
 #include <algorithm>
 #include <unordered_set>
 
@@ -23,7 +21,7 @@ constexpr char kRemedy[] = "the maps were changed by something else; apply() the
 
 class Checker {
  public:
-  Checker(const Maps& maps, std::vector<Problem>& found) : maps_(maps), found_(found) {}
+  Checker(const Maps& maps, const FrontendTable& frontends, std::vector<Problem>& found) : maps_(maps), frontends_(frontends), found_(found) {}
 
   void service(const Service& s) {
     for (const auto& f : s.frontends) frontend(s, f);
@@ -39,18 +37,11 @@ class Checker {
   void frontend(const Service& s, const Frontend& f) {
     const std::string object = s.name + " " + name_of(f.key);
     keys++;
-    const lb_key4 key4 = f.key.key4();
-    const lb_key6 key6 = f.key.key6();
-    const bool v4 = f.key.address.family == LB_IPV4;
-    __u64 word = 0;
-    if (bpf_map_lookup_elem(maps_.fd(v4 ? "lb_frontends4" : "lb_frontends6"), v4 ? static_cast<const void*>(&key4) : &key6, &word))
-      return wrong(object, "the frontend is missing from the kernel's map");
-    if (word != lb_frontend_word(f.key.tag(), f.slot)) return wrong(object, "the frontend names another slot than it should");
-    const uint32_t tag = f.key.tag();
-    if (!(maps_.filter[lb_filter_word(tag)] & lb_filter_bit(tag))) wrong(object, "the filter of addresses hides it");
+    const std::string problem = frontends_.problem(f.key, f.slot);
+    if (!problem.empty()) return wrong(object, problem);
     if (!slots_.insert(f.slot).second) wrong(object, "slot " + std::to_string(f.slot) + " is in use twice");
     const Region* region = find_region(s, f);
-    const __u64 slot = maps_.slots[f.slot];
+    const __u64 slot = maps_.slots[f.slot].word;
     if (!region || lb_slot_kind(slot) != LB_SLOT_FINAL || lb_slot_region(slot) != region->first)
       wrong(object, "slot " + std::to_string(f.slot) + " does not name the region of its service");
   }
@@ -74,20 +65,10 @@ class Checker {
   }
 
   const Maps& maps_;
+  const FrontendTable& frontends_;
   std::vector<Problem>& found_;
   std::unordered_set<uint32_t> slots_, lines_, backends_;
 };
-
-template <typename K>
-size_t count_keys(int fd) {
-  size_t n = 0;
-  K at{}, next{};
-  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
-    at = next;
-    n++;
-  }
-  return n;
-}
 
 }  // namespace
 
@@ -101,13 +82,13 @@ std::vector<Problem> Balancer::check() {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);
   if (closed_) return found;
-  Checker checker(maps_, found);
+  Checker checker(maps_, frontends_, found);
   for (const auto& [name, s] : services_) checker.service(*s);
-  const size_t keys = count_keys<lb_key4>(maps_.fd("lb_frontends4")) + count_keys<lb_key6>(maps_.fd("lb_frontends6"));
+  const size_t keys = frontends_.count();
   if (keys != checker.keys)
-    found.push_back({"ERR_KERNEL", "frontends", "the kernel's maps hold " + std::to_string(keys) + " frontends, should be " + std::to_string(checker.keys), kRemedy});
+    found.push_back({"ERR_KERNEL", "frontends", "the kernel's table holds " + std::to_string(keys) + " frontends, should be " + std::to_string(checker.keys), kRemedy});
   for (uint32_t i = 0; i < maps_.slot_count(); i++)
-    if (lb_slot_kind(maps_.slots[i]) == LB_SLOT_PENDING)
+    if (lb_slot_kind(maps_.slots[i].word) == LB_SLOT_PENDING)
       found.push_back({"ERR_KERNEL", "slot " + std::to_string(i), "a change of it was never finished", kRemedy});
   std::vector<uint8_t> use(65536, 0);
   for (uint32_t i = 0; i < 65536 * 4; i++)

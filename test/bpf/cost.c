@@ -201,20 +201,18 @@ static void services(struct fixture *f)
 	service_add(f, at6("fd00:96::1", 80), IPPROTO_UDP, backends6, 3, (struct service_options){});
 }
 
+/* The slots of the external scope become TCP's. */
 static void services_tcp(struct fixture *f)
 {
-	for (uint32_t slot = 1; slot <= ROWS; slot++) {
-		struct lb_key4 key = { .address = htonl(ntohl(at4("10.96.0.1", 0).address[0]) + slot - 1), .port = htons(80),
-				       .protocol = IPPROTO_TCP };
-		uint64_t word = lb_frontend_word(lb_key4_tag(&key), slot);
+	memset(f->frontends, 0, FRONTEND_LINES * sizeof *f->frontends);
+	for (uint32_t row = 0; row < ROWS; row++) {
+		struct endpoint at = at4("10.96.0.1", 80);
 
-		f->filter[lb_filter_word(lb_key4_tag(&key))] |= lb_filter_bit(lb_key4_tag(&key));
-		if (bpf_map_update_elem(fixture_map(f, "lb_frontends4"), &key, &word, BPF_ANY))
-			die("frontend");
-		key.protocol = IPPROTO_UDP;
-		key.scope = LB_SCOPE_EXTERNAL;
-		bpf_map_delete_elem(fixture_map(f, "lb_frontends4"), &key);
+		at.address[0] = htonl(ntohl(at.address[0]) + row);
+		fixture_frontend(f, at, IPPROTO_UDP, LB_SCOPE_INTERNAL, 1 + 2 * row);
+		fixture_frontend(f, at, IPPROTO_TCP, LB_SCOPE_INTERNAL, 2 + 2 * row);
 	}
+	fixture_frontend(f, at6("fd00:96::1", 80), IPPROTO_UDP, LB_SCOPE_INTERNAL, 1 + 2 * ROWS);
 }
 
 /* The quietest fifth of the rounds says what the code costs, the median what it costs beside whatever else ran. */
@@ -242,7 +240,7 @@ static void report(const char *chosen, int rounds)
 
 int main(int argc, char **argv)
 {
-	struct variant variant = { .name = "newest", .cast = true, .retval = true, .filter = true };
+	struct variant variant = { .name = "newest", .cast = true, .retval = true };
 	int rounds = argc > 2 ? atoi(argv[2]) : 20, listener, links[16], elsewhere[16], n = 0;
 	const char *wanted = argc > 3 ? argv[3] : "newest";
 	const char *chosen = argc > 4 ? argv[4] : "";
@@ -251,10 +249,9 @@ int main(int argc, char **argv)
 	cpu_set_t cpu;
 
 	if (argc < 2 || unshare(CLONE_NEWNET))
-		die("usage: %s OBJECTS [ROUNDS [newest|unfiltered|plain|legacy [ROWS]]]", argv[0]);
+		die("usage: %s OBJECTS [ROUNDS [newest|plain|legacy [ROWS]]]", argv[0]);
 	if (strcmp(wanted, "newest"))
-		variant = (struct variant){ .name = wanted, .legacy = !strcmp(wanted, "legacy"), .retval = strcmp(wanted, "legacy"),
-					     .cast = !strcmp(wanted, "unfiltered") };
+		variant = (struct variant){ .name = wanted, .legacy = !strcmp(wanted, "legacy"), .retval = strcmp(wanted, "legacy") };
 	libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
 	CPU_ZERO(&cpu);
 	CPU_SET(1, &cpu);

@@ -96,7 +96,6 @@ struct bpf_object *fixture_open_object(const struct fixture *f, const char *name
 			die("map %s", bpf_map__name(m));
 	fixture_config(o, "lb_can_cast", v->cast);
 	fixture_config(o, "lb_can_set_retval", v->retval);
-	fixture_config(o, "lb_filter_kept", v->filter);
 	if (v->peer_mask) {
 		fixture_config(o, "lb_peer4_mask", v->peer_mask - 1);
 		fixture_config(o, "lb_peer6_mask", v->peer_mask - 1);
@@ -186,6 +185,8 @@ void fixture_open_maps(struct fixture *f, const char *objects, const struct vari
 	objects_directory = objects;
 	f->decide = load(f, "decide", 0, true);
 	f->slots = fixture_mapped(f, "lb_slots");
+	f->frontends = fixture_mapped(f, "lb_frontends");
+	f->keys6 = fixture_mapped(f, "lb_keys6");
 	f->usage = fixture_mapped(f, "lb_usage");
 	f->failures = fixture_mapped(f, "lb_failures");
 	f->pending = fixture_mapped(f, "lb_pending");
@@ -194,7 +195,6 @@ void fixture_open_maps(struct fixture *f, const char *objects, const struct vari
 	f->control = fixture_mapped(f, "lb_control");
 	f->verdicts = fixture_mapped(f, "lb_verdicts");
 	f->ports = fixture_mapped(f, "lb_ports");
-	f->filter = fixture_mapped(f, "lb_filter");
 }
 
 void fixture_open(struct fixture *f, const char *objects, const struct variant *variant)
@@ -307,12 +307,43 @@ uint32_t region_write(struct fixture *f, const struct service *s, uint8_t family
 	return line;
 }
 
+/* The programs' default mask and seed. */
+uint64_t fixture_key_hash(struct endpoint at, int protocol, int scope, uint64_t *key)
+{
+	int six = at.family == LB_IPV6;
+
+	*key = lb_key_word(at.address[six ? 3 : 0], at.port, protocol, scope, six);
+	return lb_key_hash(*key, at.address, six, 0);
+}
+
+struct lb_frontends *fixture_line(struct fixture *f, uint64_t hash)
+{
+	return &f->frontends[lb_hash_line(hash) & (FRONTEND_LINES - 1)];
+}
+
+void fixture_frontend(struct fixture *f, struct endpoint at, int protocol, int scope, uint32_t slot)
+{
+	uint64_t key, hash = fixture_key_hash(at, protocol, scope, &key);
+	struct lb_frontends *line = fixture_line(f, hash);
+
+	f->slots[slot].key = key;
+	memcpy(f->keys6[slot / LB_KEYS6_PACKED].address[slot % LB_KEYS6_PACKED], at.address, 12);
+	for (int i = 0; i < LB_FRONTEND_WAYS; i++) {
+		if (line->way[i])
+			continue;
+		line->signs |= lb_hash_sign(hash);
+		line->way[i] = lb_hash_way(hash) | slot;
+		return;
+	}
+	die("frontend %s", text(at));
+}
+
 struct service service_add(struct fixture *f, struct endpoint at, int protocol, const struct endpoint *backends, int count,
 			   struct service_options options)
 {
-	struct service s = { .slot = f->next_slot++, .service = options.service ? options.service : f->next_service++, .count = count };
-	uint64_t word;
+	struct service s = { .slot = f->next_slot, .service = options.service ? options.service : f->next_service++, .count = count };
 
+	f->next_slot += 2;
 	for (int i = 0; i < count; i++) {
 		s.backend[i] = options.indices ? options.indices[i] : f->next_backend++;
 		if (options.indices)
@@ -323,24 +354,9 @@ struct service service_add(struct fixture *f, struct endpoint at, int protocol, 
 								(options.local >> i & 1 ? LB_BACKEND_LOCAL : 0));
 	}
 	s.line = region_write(f, &s, at.family, s.backend, count, options);
-	f->slots[s.slot] = lb_slot_final(s.line, 1);
 	for (int scope = 0; scope < 2; scope++) {
-		if (at.family == LB_IPV4) {
-			struct lb_key4 key = { .address = at.address[0], .port = at.port, .protocol = protocol, .scope = scope };
-
-			word = lb_frontend_word(lb_key4_tag(&key), s.slot);
-			f->filter[lb_filter_word(lb_key4_tag(&key))] |= lb_filter_bit(lb_key4_tag(&key));
-			if (bpf_map_update_elem(fixture_map(f, "lb_frontends4"), &key, &word, BPF_NOEXIST))
-				die("frontend %s", text(at));
-		} else {
-			struct lb_key6 key = { .port = at.port, .protocol = protocol, .scope = scope };
-
-			memcpy(key.address, at.address, 16);
-			word = lb_frontend_word(lb_key6_tag(&key), s.slot);
-			f->filter[lb_filter_word(lb_key6_tag(&key))] |= lb_filter_bit(lb_key6_tag(&key));
-			if (bpf_map_update_elem(fixture_map(f, "lb_frontends6"), &key, &word, BPF_NOEXIST))
-				die("frontend %s", text(at));
-		}
+		f->slots[s.slot + scope].word = lb_slot_final(s.line, 1);
+		fixture_frontend(f, at, protocol, scope, s.slot + scope);
 	}
 	return s;
 }

@@ -18,7 +18,7 @@
 /* How the objects are loaded. */
 struct variant {
 	const char *name;
-	bool legacy, cast, retval, filter;
+	bool legacy, cast, retval;
 	uint32_t peer_mask; /* 0: as many sets as the map has */
 };
 
@@ -34,14 +34,16 @@ struct fixture {
 	struct bpf_object *packets; /* has the maps of the packet hooks; NULL: they are not there */
 	struct bpf_link *links[MAX_ATTACHMENTS][16];
 	int cgroup[MAX_ATTACHMENTS]; /* the second is inside the first */
-	uint64_t *slots, *usage, *failures;
+	struct lb_slot *slots;
+	struct lb_frontends *frontends;
+	struct lb_keys6 *keys6;
+	uint64_t *usage, *failures;
 	struct lb_pending *pending;
 	struct lb_line *table;
 	struct lb_backend *backends;
 	struct lb_control *control;
 	struct lb_verdicts *verdicts;
 	struct lb_ports *ports;
-	__u64 *filter;
 	uint32_t next_slot, next_line, next_backend, next_service;
 };
 
@@ -77,6 +79,10 @@ void fixture_enter(int cgroup);
 /* Attaches programs that do nothing, as a floor: file descriptors of links. Returns how many. */
 int fixture_attach_empty(struct fixture *f, int cgroup, int *links);
 
+#define FRONTEND_LINES 8192 /* of the objects as they are built */
+uint64_t fixture_key_hash(struct endpoint at, int protocol, int scope, uint64_t *key);
+struct lb_frontends *fixture_line(struct fixture *f, uint64_t hash);
+void fixture_frontend(struct fixture *f, struct endpoint at, int protocol, int scope, uint32_t slot);
 struct service service_add(struct fixture *f, struct endpoint at, int protocol, const struct endpoint *backends, int count,
 			   struct service_options options);
 /* A region of its own for the same service; returns the line. */

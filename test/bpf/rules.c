@@ -19,7 +19,7 @@ const char *rule = "";
 
 static const struct variant variants[] = {
 	{ .name = "newest", .cast = true, .retval = true },
-	{ .name = "plain", .retval = true, .filter = true },
+	{ .name = "plain", .retval = true },
 	{ .name = "full-sets", .retval = true, .peer_mask = 1 },
 	{ .name = "legacy", .legacy = true },
 	{ .name = "legacy-full-sets", .legacy = true, .peer_mask = 1 },

@@ -93,7 +93,7 @@ static void nested_chain(struct world *w)
 	echo(w, 1);
 	close(fd);
 	for (int tcp = 0; tcp < 2; tcp++)
-		w->f.slots[outer[tcp].slot] = lb_slot_absent(2);
+		w->f.slots[outer[tcp].slot].word = lb_slot_absent(2);
 }
 
 static void nested_refusal(struct world *w)

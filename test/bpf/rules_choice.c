@@ -151,9 +151,9 @@ static void affinity(struct world *w)
 	for (int i = 0; i < BACKENDS; i++)
 		if (s.backend[i] != first)
 			rest[n++] = s.backend[i];
-	w->f.slots[s.slot] = lb_slot_final(region_write(&w->f, &s, LB_IPV4, rest, n, options), 1);
+	w->f.slots[s.slot].word = lb_slot_final(region_write(&w->f, &s, LB_IPV4, rest, n, options), 1);
 	CHECK(choose(w, vip) != first, "the removed one");
-	w->f.slots[s.slot] = lb_slot_final(s.line, 1);
+	w->f.slots[s.slot].word = lb_slot_final(s.line, 1);
 	first = choose(w, vip);
 	w->f.backends[first].word += 1ull << 16;
 	CHECK(lb_ref_generation(lb_backend_ref(0, 2)) == 2 && choose(w, vip), "another generation");
@@ -213,7 +213,7 @@ static void wide(struct world *w)
 		w->f.backends[indices[i]] = w->f.backends[s.backend[0]];
 	}
 	rule = "cells beyond the first line";
-	w->f.slots[s.slot] = lb_slot_final(region_write(&w->f, &s, LB_IPV4, indices, 1000, options), 1);
+	w->f.slots[s.slot].word = lb_slot_final(region_write(&w->f, &s, LB_IPV4, indices, 1000, options), 1);
 	for (int i = 0; i < 1000; i++) {
 		uint32_t backend = choose(w, vip);
 
@@ -221,7 +221,7 @@ static void wide(struct world *w)
 	}
 	rule = "members of a wide region are all found, others not";
 	options = (struct service_options){ .affinity = 1000 };
-	w->f.slots[s.slot] = lb_slot_final(region_write(&w->f, &s, LB_IPV4, indices, 1000, options), 1);
+	w->f.slots[s.slot].word = lb_slot_final(region_write(&w->f, &s, LB_IPV4, indices, 1000, options), 1);
 	choose(w, vip);
 	affinity_key(w, s.service, &key);
 	for (int i = -1; i <= 1000; i++) {
@@ -237,9 +237,44 @@ static void wide(struct world *w)
 	}
 }
 
+/* Ways of other keys: with the tag of this one, and so many that it lies in another line. */
+static void crowded(struct world *w, struct endpoint vip, uint32_t slot)
+{
+	uint64_t key, hash = fixture_key_hash(vip, IPPROTO_UDP, LB_SCOPE_INTERNAL, &key);
+	uint32_t home = lb_hash_line(hash), mine = lb_hash_way(hash) | slot, i;
+	struct lb_frontends kept[LB_FRONTEND_LINES + 1];
+
+	for (i = 0; i <= LB_FRONTEND_LINES; i++)
+		kept[i] = w->f.frontends[(home + i) % FRONTEND_LINES];
+
+	rule = "a key is found beside another one of its tag";
+	for (i = 0; i < LB_FRONTEND_WAYS; i++)
+		if (!fixture_line(&w->f, hash)->way[i])
+			fixture_line(&w->f, hash)->way[i] = lb_hash_way(hash) | w->service[0][0].slot;
+	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED, "IPv%d", vip.family);
+
+	rule = "a key is found in the lines after its own, and no further";
+	for (uint32_t at = 1; at <= LB_FRONTEND_LINES; at++) {
+		for (i = 0; i <= LB_FRONTEND_LINES; i++) {
+			struct lb_frontends *line = &w->f.frontends[(home + i) % FRONTEND_LINES];
+
+			line->signs = LB_SIGN_MORE;
+			for (int way = 0; way < LB_FRONTEND_WAYS; way++)
+				line->way[way] = (lb_hash_way(hash) ^ (way & 1) << 31) | w->service[0][0].slot;
+			if (i == at)
+				line->way[at % LB_FRONTEND_WAYS] = mine;
+		}
+		CHECK((decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED) == (at < LB_FRONTEND_LINES), "IPv%d at %u", vip.family, at);
+		w->f.frontends[(home + at - 1) % FRONTEND_LINES].signs = 0;
+		CHECK(decide(w, vip, 0, 0).reason == LB_REASON_NOT_A_SERVICE, "IPv%d at %u: nobody said that there is more", vip.family, at);
+	}
+	for (i = 0; i <= LB_FRONTEND_LINES; i++)
+		w->f.frontends[(home + i) % FRONTEND_LINES] = kept[i];
+}
+
 static void commits(struct world *w)
 {
-	struct endpoint vip = at4("10.96.4.1", 80);
+	struct endpoint vip = at4("10.96.4.1", 80), vip6 = at6("fd00:96::4:1", 80);
 	struct service s = service_add(&w->f, vip, IPPROTO_UDP, w->backend4, 1, (struct service_options){}), *other = &w->service[0][0];
 	uint64_t old = lb_slot_final(s.line, 1), new = lb_slot_final(region_write(&w->f, &s, LB_IPV4, &other->backend[1], 1,
 									       (struct service_options){}), 1);
@@ -248,43 +283,43 @@ static void commits(struct world *w)
 	rule = "a commit is seen at its number";
 	w->f.control->number = LB_NUMBER_MASK; /* about to wrap */
 	w->f.pending[7] = (struct lb_pending){ .before = old, .after = new };
-	w->f.slots[s.slot] = lb_slot_pending(w->f.control->number + 1, 7);
+	w->f.slots[s.slot].word = lb_slot_pending(w->f.control->number + 1, 7);
 	CHECK(choose(w, vip) == s.backend[0], "too early");
 	w->f.control->number++;
 	CHECK(choose(w, vip) == other->backend[1], "too late");
-	w->f.slots[s.slot] = new;
+	w->f.slots[s.slot].word = new;
 	CHECK(choose(w, vip) == other->backend[1], "final");
 	w->f.control->number = 0;
 
 	rule = "an absent slot is no service";
 	fd = open_socket(AF_INET, SOCK_DGRAM);
 	w->f.pending[7].after = lb_slot_absent(2);
-	w->f.slots[s.slot] = lb_slot_pending(0, 7);
+	w->f.slots[s.slot].word = lb_slot_pending(0, 7);
 	CHECK(!connect_to(fd, vip) || errno == ENETUNREACH, "%s", strerror(errno));
 	CHECK(!record_of(w, fd).backend_ref, "translated");
-	w->f.slots[s.slot] = lb_slot_absent(2);
+	w->f.slots[s.slot].word = lb_slot_absent(2);
 	CHECK(!connect_to(fd, vip) || errno == ENETUNREACH, "%s", strerror(errno));
 	CHECK(!record_of(w, fd).backend_ref, "translated");
 	CHECK(decide(w, vip, 0, 0).verdict == LB_PASS, "explain differs");
 	close(fd);
 
-	rule = "an element that went to another key is not believed";
-	struct lb_key4 key = { .address = vip.address[0], .port = vip.port, .protocol = IPPROTO_UDP, .scope = LB_SCOPE_INTERNAL };
-	uint64_t right = lb_frontend_word(lb_key4_tag(&key), s.slot), wrong = lb_frontend_word(lb_key4_tag(&key) ^ 1 << 20, s.slot);
-
-	w->f.slots[s.slot] = lb_slot_final(s.line, 2);
-	bpf_map_update_elem(fixture_map(&w->f, "lb_frontends4"), &key, &wrong, BPF_EXIST);
+	rule = "a slot that is another key's is not believed";
+	w->f.slots[s.slot].word = lb_slot_final(s.line, 2);
+	w->f.slots[s.slot].key ^= 1;
 	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_NOT_A_SERVICE, "believed");
-	bpf_map_update_elem(fixture_map(&w->f, "lb_frontends4"), &key, &right, BPF_EXIST);
+	w->f.slots[s.slot].key ^= 1;
 	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED, "not found");
 
+	crowded(w, vip, s.slot);
+	crowded(w, vip6, service_add(&w->f, vip6, IPPROTO_UDP, w->backend6, 1, (struct service_options){}).slot);
+
 	rule = "an index out of range drops, and says so";
-	w->f.slots[s.slot] = lb_slot_final(0xffffff, 2);
+	w->f.slots[s.slot].word = lb_slot_final(0xffffff, 2);
 	fd = open_socket(AF_INET, SOCK_DGRAM);
 	CHECK(connect_to(fd, vip) == refusal(w, EHOSTUNREACH), "%s", strerror(errno));
 	CHECK(verdicts(&w->f, LB_REASON_CORRUPT_INDEX) == 1, "%lu", verdicts(&w->f, LB_REASON_CORRUPT_INDEX));
 	close(fd);
-	w->f.slots[s.slot] = lb_slot_absent(2);
+	w->f.slots[s.slot].word = lb_slot_absent(2);
 }
 
 void rules_choice(struct world *w)

@@ -83,11 +83,11 @@ static void many(struct world *w, int family, int six)
 	CHECK(send_to(fd, &vips[six][ROOM]) == refusal(w, EHOSTUNREACH), "%s", strerror(errno));
 	CHECK(verdicts(&w->f, LB_REASON_TOO_MANY_SERVICES) == before + 1, "not counted");
 	/* A frontend that went makes room. */
-	w->f.slots[services[six][1].slot] = lb_slot_absent(2);
+	w->f.slots[services[six][1].slot].word = lb_slot_absent(2);
 	CHECK(!send_to(fd, &vips[six][ROOM]), "%s", strerror(errno));
 	CHECK(answer_all(servers, 1) == 1, "no backend");
 	CHECK(same(source_of_answer(fd), vips[six][ROOM]), "the answer bears another address");
-	w->f.slots[services[six][1].slot] = lb_slot_final(services[six][1].line, 1);
+	w->f.slots[services[six][1].slot].word = lb_slot_final(services[six][1].line, 1);
 	for (int i = 0; i < MANY; i++) {
 		for (int s = 0; s < LB_STRIPES; s++)
 			w->f.usage[s * 65537 + services[six][i].backend[0]] = 0;
@@ -123,7 +123,7 @@ static void one_backend(struct world *w, int family, struct endpoint vip, const 
 		for (int i = 0; i < BACKENDS; i++)
 			if (i != first)
 				rest[n++] = s->backend[i];
-		w->f.slots[s->slot] = lb_slot_final(region_write(&w->f, s, vip.family, rest, n, none), 1);
+		w->f.slots[s->slot].word = lb_slot_final(region_write(&w->f, s, vip.family, rest, n, none), 1);
 		CHECK(!send_to(fd, &vip), "%s", strerror(errno));
 		CHECK(echo(w, 1) == 1 && used(&w->f, backend) == before[first] + 1, "left a backend that serves existing flows");
 		source_of_answer(fd);
@@ -139,7 +139,7 @@ static void one_backend(struct world *w, int family, struct endpoint vip, const 
 				first = i;
 		CHECK(first >= 0 && s->backend[first] != backend, "stayed");
 		w->f.backends[backend].word = word;
-		w->f.slots[s->slot] = lb_slot_final(s->line, 1);
+		w->f.slots[s->slot].word = lb_slot_final(s->line, 1);
 		if (first < 0)
 			break;
 		before[first] = used(&w->f, s->backend[first]) - 1;
