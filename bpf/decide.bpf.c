@@ -44,7 +44,7 @@ LB_INLINE void lb_answer_choice(struct lb_answer *answer, const struct lb_choice
 	answer->port = lb_backend_port(choice->word);
 	answer->affinity_left = choice->affinity_left;
 	answer->flags = choice->affinity_left ? LB_ANSWER_AFFINITY : 0;
-	lb_address_copy(answer->address, choice->backend->address);
+	lb_address_copy(answer->address, choice->address);
 }
 
 SEC("tc")

@@ -85,12 +85,12 @@ LB_INLINE int lb_connect(struct bpf_sock_addr *ctx, const bool six)
 		return lb_refuse_flow(reason, 0);
 
 	lb_flow_complete(ctx, &region.line->head, &flow);
-	reason = lb_select(&region, &flow, &choice, true);
+	reason = lb_select_for_socket(&region, &flow, &choice);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse_flow(reason, region.line->head.service);
 	if (!lb_memory_write(ctx, &flow, &choice, &memory, &region.line->head))
 		return lb_refuse_flow(LB_REASON_RECORD_FAILED, region.line->head.service);
-	lb_context_write(ctx, six, flow.family, choice.backend->address, lb_backend_port(choice.word));
+	lb_context_write(ctx, six, flow.family, flow.family == LB_IPV4 ? &choice.ipv4 : choice.address, lb_backend_port(choice.word));
 	lb_count_use(choice.index);
 	return LB_GO_ON;
 }
@@ -121,7 +121,7 @@ LB_INLINE enum lb_reason lb_send_first(struct bpf_sock_addr *ctx, const struct l
 
 	if (!shared || !lb_choice_keep(choice, shared)) {
 		lb_flow_complete(ctx, head, flow);
-		reason = lb_select(region, flow, choice, true);
+		reason = lb_select_for_socket(region, flow, choice);
 		if (reason != LB_REASON_FORWARDED)
 			return reason;
 	}
@@ -183,7 +183,7 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 		return lb_refuse_flow(reason, region.line->head.service);
 	if (socket)
 		lb_sent_mark(socket, &choice);
-	lb_context_write(ctx, six, flow.family, choice.backend->address, lb_backend_port(choice.word));
+	lb_context_write(ctx, six, flow.family, flow.family == LB_IPV4 ? &choice.ipv4 : choice.address, lb_backend_port(choice.word));
 	return LB_GO_ON;
 }
 

@@ -51,13 +51,12 @@ LB_INLINE void describe(struct lb_flow *flow, __u32 service, bool six)
 /* The 24 bits that say what it belongs to, or -1. */
 LB_INLINE __u32 meaning(const struct lb_choice *choice, bool six)
 {
-	const struct lb_backend *backend = choice->backend;
-	__u32 last = bpf_ntohl(backend->address[six ? 3 : 0]);
+	__u32 last = bpf_ntohl(choice->address[six ? 3 : 0]);
 
 	if (lb_backend_port(choice->word) != bpf_htons(8080))
 		return -1;
 	if (six)
-		return backend->address[0] == bpf_htonl(0xfd800000) && !(last >> 24) ? last : -1;
+		return choice->address[0] == bpf_htonl(0xfd800000) && !(last >> 24) ? last : -1;
 	return last >> 24 == 11 ? last & 0xffffff : -1;
 }
 
@@ -80,8 +79,8 @@ int check_lookup(struct __sk_buff *skb)
 	six = __sync_fetch_and_add(&count->lookups, 1) & 1;
 	service = next_random(count) & ((1u << service_bits) - 1);
 	describe(&flow, service, six);
-	if (lb_frontend_find(&flow, &region) != LB_REASON_FORWARDED || lb_select(&region, &flow, &choice, false) != LB_REASON_FORWARDED ||
-	    !choice.backend) {
+	if (lb_frontend_find(&flow, &region) != LB_REASON_FORWARDED || lb_select_for_socket(&region, &flow, &choice) != LB_REASON_FORWARDED ||
+	    !choice.address) {
 		count->missed++;
 		return 0;
 	}

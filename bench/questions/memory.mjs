@@ -10,7 +10,7 @@ const count = 10_000;
 /** 1,000 regions of a head and 2,003 cells, and as much again as one of them for the line that is nobody's. */
 const maglevCells = 1_001 * 2_048;
 /** Of what a service takes: what grows with services. The log and counters are reported apart. */
-const grows = ['frontends4', 'slots', 'table', 'backends'];
+const grows = ['frontends', 'slots', 'table', 'backends'];
 
 const nameOf = (map) => map.name.replace(/^lb_/, '');
 const bytesOf = (maps) => sum(maps.map((map) => map.bytes));
@@ -47,7 +47,7 @@ export async function run({ scratch, log }) {
   const lb = await LoadBalancer.open();
   const empty = new Map(lb.status().maps.map((map) => [nameOf(map), map]));
   await lb.close();
-  const routing = ['frontends6', ...grows].map((name) => empty.get(name));
+  const routing = ['keys6', ...grows].map((name) => empty.get(name));
   figures['fixed.bytes'] = bytesOf([...empty.values()]);
   figures['fixed.routing.bytes'] = bytesOf(routing);
   for (const [name, map] of empty)
@@ -55,7 +55,7 @@ export async function run({ scratch, log }) {
 
   log(`${count} services of 3 backends`);
   for (const family of [4, 6]) {
-    const names = family === 4 ? grows : ['frontends6', ...grows.slice(1)];
+    const names = family === 4 ? grows : ['keys6', ...grows];
     const maps = await mapsWith(services(count, { family }));
     let bytes = 0;
     for (const map of maps.filter((each) => names.includes(nameOf(each)))) {

@@ -67,8 +67,7 @@ LB_INLINE __u64 lb_key_hash(__u64 word, const __be32 *address, int six, __u64 se
 		x = x * 0x9e3779b97f4a7c15ull + address[2];
 	}
 	x ^= x >> 32;
-	x *= 0xd6e8feb86659fd93ull;
-	return x ^ x >> 32;
+	return x * 0xd6e8feb86659fd93ull;
 }
 
 #define LB_FRONTEND_WAYS 14
@@ -80,8 +79,8 @@ struct lb_frontends {
 LB_STATIC_ASSERT(sizeof(struct lb_frontends) == 64);
 
 #define LB_SIGN_MORE (1ull << 63)
-LB_INLINE __u32 lb_hash_line(__u64 hash) { return (__u32)hash; } /* and the number of lines less 1 */
-LB_INLINE __u64 lb_hash_sign(__u64 hash) { return 1ull << ((hash >> 32 & 0xffff) * 63 >> 16); }
+LB_INLINE __u32 lb_hash_line(__u64 hash) { return (__u32)(hash >> 32); } /* and the number of lines less 1 */
+LB_INLINE __u64 lb_hash_sign(__u64 hash) { return 1ull << (hash >> 58); } /* that of one in 64 says "more", too */
 LB_INLINE __u32 lb_hash_way(__u64 hash) { return (__u32)(hash >> 52 | 1) << LB_INDEX_BITS; } /* the way of slot 0 */
 LB_INLINE __u32 lb_way_slot(__u32 way) { return way & LB_INDEX_MAX; }
 
@@ -143,6 +142,7 @@ enum lb_region_flag {
 	LB_REGION_TRACK = 1 << 2,      /* TCP sockets are recorded in socket storage, where a sweep finds them */
 	LB_REGION_SNAT = 1 << 3,       /* packet hooks, backends elsewhere: translate the source, whatever enableDSR says */
 	LB_REGION_DSR = 1 << 4,        /* packet hooks, backends elsewhere: direct server return */
+	LB_REGION_NEAR = 1 << 6,       /* IPv4, no more cells than fit beside the head, no affinity, no anchors: see lb_cell_near() */
 	LB_REGION_ANCHORED = 1 << 5,   /* its cells have anchors: DSR flows need memory only where a cell says so */
 };
 
@@ -180,6 +180,22 @@ LB_STATIC_ASSERT(sizeof(struct lb_line) == 64);
 #define LB_CELL_REMEMBERED (1ull << 63)
 LB_INLINE __u64 lb_cell(__u32 current, __u32 anchor) { return (__u64)anchor << LB_CELL_ANCHOR_SHIFT | current; }
 LB_INLINE __u32 lb_cell_current(__u64 c) { return (__u32)c & LB_INDEX_MAX; }
+
+/*
+ * Near cells: what else a connect() needs of the backend, so that it reads no other line. Generation of the backend over its
+ * index, and its address; the ports are in head.members, of the first two cells, and head.changed.
+ */
+#define LB_NEAR_CELLS (LB_LINE_WORDS - LB_HEAD_WORDS)
+LB_INLINE __u64 lb_cell_near(__u32 index, __u32 generation, __be32 address)
+{
+	return (__u64)address << 32 | (generation & LB_GENERATION_MASK) << LB_INDEX_BITS | index;
+}
+LB_INLINE __u32 lb_near_generation(__u64 c) { return (__u32)c >> LB_INDEX_BITS; }
+LB_INLINE __be16 lb_near_port(const struct lb_head *h, __u32 cell)
+{
+	return (__be16)((cell & 2 ? h->changed : h->members) >> (cell & 1) * 16);
+}
+
 LB_INLINE __u32 lb_cell_anchor(__u64 c) { return (__u32)(c >> LB_CELL_ANCHOR_SHIFT) & LB_INDEX_MAX; }
 
 /* ---- backends: one index for each (service, address, port) ------------------------------------------------------- */

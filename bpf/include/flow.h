@@ -25,6 +25,11 @@ LB_INLINE bool lb_address_equal(const __be32 *a, const __be32 *b, __u8 family)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+LB_INLINE __be32 lb_address_fold(const __be32 *a)
+{
+	return a[0] ^ a[1] ^ a[2] ^ a[3];
+}
+
 /* The client of a packet: its source address. */
 LB_INLINE void lb_flow_set_client(struct lb_flow *f, const __be32 *source)
 {

@@ -288,7 +288,7 @@ __noinline int lb_choose_backend(lb_context *ctx)
 		reason = lb_select(&region, &work->flow, &choice, true);
 	if (reason != LB_REASON_FORWARDED)
 		return reason;
-	lb_address_copy(work->backend, choice.backend->address);
+	lb_address_copy(work->backend, choice.address);
 	if (work->packet.family == LB_IPV4)
 		work->backend[1] = work->backend[2] = work->backend[3] = 0;
 	work->backend_port = lb_backend_port(choice.word);
@@ -417,7 +417,7 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 		return 0;
 	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || lb_is_from_service(work))
 		return 0;
-	lb_address_copy(work->to.destination, choice.backend->address);
+	lb_address_copy(work->to.destination, choice.address);
 	lb_address_copy(work->to.source, work->packet.source);
 	work->to.destination_port = lb_backend_port(choice.word);
 	work->to.source_port = work->packet.source_port;

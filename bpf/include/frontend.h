@@ -97,6 +97,7 @@ LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slo
 	for (int i = 0; i < LB_FRONTEND_WAYS; i++) {
 		__u64 way = lb_read_once(line->way[i]) ^ mine;
 
+		barrier_var(way); /* or the compiler makes branches of it, which nobody can predict */
 		found |= way & -((way - (LB_INDEX_MAX + 1ull)) >> 63);
 	}
 	index = found;

@@ -36,9 +36,9 @@ LB_INLINE struct lb_peer_set6 *lb_peers6_of(__u32 hash)
 }
 
 /* Eight bits of a backend's address. */
-LB_INLINE __u8 lb_peer_check(const __be32 *address, __be16 port)
+LB_INLINE __u8 lb_peer_check(__be32 folded, __be16 port)
 {
-	return ((address[0] ^ address[1] ^ address[2] ^ address[3] ^ port) * 0x9e3779b1u) >> 24;
+	return ((folded ^ port) * 0x9e3779b1u) >> 24;
 }
 
 /* The way that has this cookie, -1 if none. */

@@ -31,7 +31,7 @@ LB_INLINE bool lb_sent_by_other(const struct lb_socket *socket, const struct lb_
 
 	return lb_attachment_is_other(socket->sender - 1) &&
 	       lb_choice_set(&sent, lb_ref_index(socket->sent_ref)) == LB_REASON_FORWARDED &&
-	       lb_backend_generation(sent.word) == lb_ref_generation(socket->sent_ref) && lb_backend_port(sent.word) == f->port && lb_address_equal(sent.backend->address, f->address, f->family);
+	       lb_backend_generation(sent.word) == lb_ref_generation(socket->sent_ref) && lb_backend_port(sent.word) == f->port && lb_address_equal(sent.address, f->address, f->family);
 }
 
 LB_INLINE void lb_sent_mark(struct lb_socket *socket, const struct lb_choice *choice)
@@ -96,7 +96,7 @@ LB_INLINE int lb_row_source(const struct lb_pin *row, const int length, const st
 		if (row[i].family == source->family && lb_choice_set(&choice, lb_ref_index(ref)) == LB_REASON_FORWARDED &&
 		    lb_backend_port(choice.word) == source->port &&
 		    lb_backend_generation(choice.word) == lb_ref_generation(ref) &&
-		    lb_address_equal(choice.backend->address, source->address, source->family))
+		    lb_address_equal(choice.address, source->address, source->family))
 			return i;
 	}
 	return -1;

@@ -18,8 +18,9 @@
 struct lb_choice {
 	__u32 index;
 	__u32 cell; /* meaningless when chosen by affinity */
-	__u64 word; /* of the backend */
-	const struct lb_backend *backend;
+	__u64 word; /* of the backend; chosen near: without flags */
+	__be32 ipv4;
+	const __be32 *address; /* meaningless when chosen near */
 	__u32 affinity_left; /* seconds, after this use; 0: not chosen by affinity */
 };
 
@@ -97,11 +98,15 @@ LB_INLINE __u32 lb_cell_choose(const struct lb_head *head, const struct lb_flow 
 
 LB_INLINE enum lb_reason lb_choice_set(struct lb_choice *choice, __u32 index)
 {
+	const struct lb_backend *backend;
+
 	choice->index = index;
-	choice->backend = bpf_map_lookup_elem(&lb_backends, &choice->index);
-	if (!choice->backend || !index)
+	backend = bpf_map_lookup_elem(&lb_backends, &choice->index);
+	if (!backend || !index)
 		return LB_REASON_CORRUPT_INDEX;
-	choice->word = lb_read_once(choice->backend->word);
+	choice->address = backend->address;
+	choice->ipv4 = backend->address[0];
+	choice->word = lb_read_once(backend->word);
 	return LB_REASON_FORWARDED;
 }
 
@@ -241,6 +246,24 @@ LB_INLINE enum lb_reason lb_select(const struct lb_region *region, const struct 
 	if (head->affinity)
 		return lb_select_by_affinity(region, f, choice, changes);
 	return lb_select_anew(region, f, choice, changes);
+}
+
+/* The same for a socket, to which it is enough to know the backend's address and generation. */
+LB_INLINE enum lb_reason lb_select_for_socket(const struct lb_region *region, const struct lb_flow *f, struct lb_choice *choice)
+{
+	const struct lb_head *head = &region->line->head;
+	const __u64 *cell;
+
+	if (!(head->flags & LB_REGION_NEAR))
+		return lb_select(region, f, choice, true);
+	choice->affinity_left = 0;
+	choice->cell = lb_cell_choose(head, f, true) % LB_NEAR_CELLS;
+	cell = &region->line->cell[choice->cell];
+	choice->index = lb_cell_current(*cell);
+	choice->word = lb_backend_word(lb_near_port(head, choice->cell), lb_near_generation(*cell), head->service, 0);
+	choice->ipv4 = *cell >> 32;
+	choice->address = (const __be32 *)region->line->word;
+	return LB_REASON_FORWARDED;
 }
 
 #endif

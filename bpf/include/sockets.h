@@ -68,10 +68,10 @@ LB_INLINE void lb_record_write(struct lb_record *r, struct bpf_sock_addr *ctx, c
 	lb_write_once(r->backend_ref, 0);
 	lb_address_copy(r->service, f->address);
 	r->service_port = f->port;
-	r->backend[0] = choice->backend->address[0];
+	r->backend[0] = choice->ipv4;
 	r->backend[1] = r->backend[2] = r->backend[3] = 0;
 	if (f->family == LB_IPV6)
-		lb_address_copy(r->backend, choice->backend->address);
+		lb_address_copy(r->backend, choice->address);
 	r->backend_port = lb_backend_port(choice->word);
 	r->family = f->family;
 	r->attachment = lb_attachment;
@@ -107,13 +107,13 @@ LB_INLINE const struct lb_peer4 *lb_peer_find(struct bpf_sock_addr *ctx, __u8 fa
 
 LB_INLINE bool lb_peer_is_others(const struct lb_peer4 *peer, const struct lb_flow *f)
 {
-	return peer->check == lb_peer_check(f->address, f->port) && lb_attachment_is_other(peer->attachment);
+	return peer->check == lb_peer_check(lb_address_fold(f->address), f->port) && lb_attachment_is_other(peer->attachment);
 }
 
 LB_INLINE bool lb_peer_remember(struct bpf_sock_addr *ctx, const struct lb_flow *f, const struct lb_choice *choice,
 				__u64 cookie_seen)
 {
-	__u8 check = lb_peer_check(choice->backend->address, lb_backend_port(choice->word));
+	__u8 check = lb_peer_check(f->family == LB_IPV4 ? choice->ipv4 : lb_address_fold(choice->address), lb_backend_port(choice->word));
 	__u64 cookie = cookie_seen ? cookie_seen : bpf_get_socket_cookie(ctx);
 	__u32 hash = lb_socket_hash(ctx->sk);
 

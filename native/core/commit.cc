@@ -19,6 +19,12 @@ bool same_words(const lb_line* table, uint32_t first, const std::vector<__u64>& 
          std::memcmp(current + LB_HEAD_WORDS, words.data() + LB_HEAD_WORDS, (words.size() - LB_HEAD_WORDS) * 8) == 0;
 }
 
+__u64 near_cell(const Service& service, uint32_t index, uint32_t cell, lb_head& head) {
+  const auto b = std::find_if(service.backends.begin(), service.backends.end(), [&](const Backend& each) { return each.index == index; });
+  (cell & 2 ? head.changed : head.members) |= static_cast<__u32>(b->port) << (cell & 1) * 16;
+  return lb_cell_near(index, b->generation, b->address.words[0]);
+}
+
 std::vector<uint32_t> slots_of(const Service& service) {
   std::vector<uint32_t> slots;
   slots.reserve(service.frontends.size());
@@ -53,9 +59,13 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t
   head.flags = service.forwarding;
   if (service.drop) head.flags |= LB_REGION_DROP;
   if (service.local_pools & 1u << pool) head.flags |= LB_REGION_LOCAL_ONLY;
+  const bool near = family == LB_IPV4 && !service.affinity && service.algorithm != LB_MAGLEV && service.algorithm != LB_SOURCE_HASH &&
+                    !cells.empty() && cells.size() <= LB_NEAR_CELLS;
   words.resize(LB_HEAD_WORDS);
+  for (uint32_t i = 0; i < cells.size(); i++) words.push_back(near ? near_cell(service, cells[i], i, head) : lb_cell(cells[i], cells[i]));
+  if (near) head.flags |= LB_REGION_NEAR;
   std::memcpy(words.data(), &head, sizeof head);
-  for (const uint32_t index : cells) words.push_back(lb_cell(index, index));
+  if (near) return;
   if (!head.members) return;
   std::sort(chosen.begin(), chosen.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
   for (const auto& c : chosen) words.push_back(c.index);
@@ -232,6 +242,7 @@ Status Commit::stage_backends(Service& next, const Service* old) {
     if (at < before.size()) {
       stays[at] = true;
       b.index = before[at].index;
+      b.generation = before[at].generation;
       if (b.flags != before[at].flags) {
         const __u64 word = b_.maps_.backends[b.index].word;
         changed_backends_.push_back({b.index, lb_backend_word(b.port, lb_backend_generation(word), next.id, b.flags | LB_BACKEND_LIVE), nullptr});
@@ -241,8 +252,8 @@ Status Commit::stage_backends(Service& next, const Service* old) {
     }
     LB_TRY(take(IndexKind::backend, b.index, "backends"));
     // Raised here too: such a late program remembers the generation of the retired word.
-    const __u32 generation = lb_backend_generation(b_.maps_.backends[b.index].word) + 1;
-    new_backends_.push_back({b.index, lb_backend_word(b.port, generation, next.id, b.flags | LB_BACKEND_LIVE), &b});
+    b.generation = (lb_backend_generation(b_.maps_.backends[b.index].word) + 1) & LB_GENERATION_MASK;
+    new_backends_.push_back({b.index, lb_backend_word(b.port, b.generation, next.id, b.flags | LB_BACKEND_LIVE), &b});
   }
   for (size_t i = 0; i < before.size(); i++) {
     if (stays[i]) continue;

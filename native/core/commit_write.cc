@@ -99,9 +99,14 @@ Status Commit::insert_keys() {
     store_release(&slots[k.slot].word, lb_slot_absent(lb_slot_generation(slots[k.slot].word) + 1));
     b_.frontends_.name_slot(k.key, k.slot);
     stop_point();
-    if (!b_.frontends_.insert(k.key, k.slot))
-      return make_error("ERR_CAPACITY", "commit", k.key.address.text() + " port " + std::to_string(ntohs(k.key.port)),
-                        "the lines of the frontends table where it may lie are full; open with a larger capacity.frontends");
+    if (b_.frontends_.insert(k.key, k.slot)) continue;
+    Error full = make_error("ERR_CAPACITY", "commit", k.key.address.text() + " port " + std::to_string(ntohs(k.key.port)),
+                            "the lines of the table of frontends where it may lie are full; open with a larger capacity.frontends");
+    const uint32_t have = b_.have().frontends;
+    full.details["need"] = static_cast<double>(have + 1);
+    full.details["have"] = static_cast<double>(have);
+    full.details["option"] = "capacity.frontends";
+    return full;
   }
   return ok();
 }

@@ -74,7 +74,7 @@ void FrontendTable::remove(const Key& key, uint32_t slot) {
   write_signs(line_of(hash, distance));
   for (uint32_t before = 0; before < distance; before++) {
     const uint32_t full = line_of(hash, before);
-    if (--passed_[full] == 0) __atomic_fetch_and(&maps_.frontends[full].signs, ~LB_SIGN_MORE, __ATOMIC_RELEASE);
+    if (--passed_[full] == 0) write_signs(full);
   }
 }
 

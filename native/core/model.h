@@ -77,7 +77,7 @@ struct Backend {
   uint16_t port = 0;  // network order
   uint8_t flags = 0;  // enum lb_backend_flag without LIVE
   uint32_t weight = 0;
-  uint32_t index = 0;
+  uint32_t index = 0, generation = 0;
   bool same_endpoint(const Backend& o) const { return port == o.port && address == o.address; }
 };
 

@@ -29,12 +29,15 @@ Status Balancer::recover() {
         const uint32_t first = lb_slot_region(word);
         if (std::any_of(s->regions.begin(), s->regions.end(), [&](const Region& r) { return r.first == first; })) continue;
         const lb_head& head = maps_.table[first].head;
-        const uint32_t words = LB_HEAD_WORDS + head.length + head.members;
+        const uint32_t words = LB_HEAD_WORDS + head.length + (head.flags & LB_REGION_NEAR ? 0 : head.members);
         const uint32_t order = LineList::order_for((words + LB_LINE_WORDS - 1) / LB_LINE_WORDS);
         s->regions.push_back({f.key.address.family, f.pool, first, order, s->policy_of(f)});
         lines.push_back({first, order});
       }
-      for (const auto& b : s->backends) backends[b.index] = true;
+      for (auto& b : s->backends) {
+        backends[b.index] = true;
+        b.generation = lb_backend_generation(maps_.backends[b.index].word);
+      }
       used_ += held(*s);
       for (const auto& set : s->range_sets) {
         if (set.id < range_sets.size()) range_sets[set.id] = true;

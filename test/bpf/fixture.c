@@ -291,6 +291,17 @@ void fixture_close(struct fixture *f)
 
 /* ---- services ---------------------------------------------------------------------------------------------------------- */
 
+static void cells_near(struct fixture *f, struct lb_line *line, const uint32_t *backends)
+{
+	line->head.flags |= LB_REGION_NEAR;
+	for (uint32_t i = 0; i < line->head.length; i++) {
+		const struct lb_backend *b = &f->backends[backends[i]];
+
+		line->cell[i] = lb_cell_near(backends[i], lb_backend_generation(b->word), b->address[0]);
+		*(i & 2 ? &line->head.changed : &line->head.members) |= (uint32_t)lb_backend_port(b->word) << (i & 1) * 16;
+	}
+}
+
 uint32_t region_write(struct fixture *f, const struct service *s, uint8_t family, const uint32_t *backends, int count,
 		      struct service_options options)
 {
@@ -304,6 +315,9 @@ uint32_t region_write(struct fixture *f, const struct service *s, uint8_t family
 	};
 	for (int i = 0; i < count; i++)
 		word[LB_HEAD_WORDS + i] = word[LB_HEAD_WORDS + count + i] = lb_cell(backends[i], backends[i]);
+	if (family == LB_IPV4 && !options.affinity && options.algorithm <= LB_ROUND_ROBIN && count && count <= LB_NEAR_CELLS &&
+	    !(options.flags & LB_REGION_ANCHORED))
+		cells_near(f, &f->table[line], backends);
 	return line;
 }
 

@@ -8,6 +8,7 @@ import { Lab } from 'ebpf-lb/lab';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Client } from '../support/client.js';
 import { full } from '../support/fixture.js';
+import { frontendLines, writeFrontendLine } from '../support/frontend-lines.js';
 import { pinDirectory, removePins } from '../support/pins.js';
 
 const support = fileURLToPath(new URL('../support', import.meta.url));
@@ -30,7 +31,7 @@ beforeEach(() => {
 afterEach(() => removePins(pinPath));
 
 const backend = (n: number) => ({ address: `10.1.${n >> 8}.${n & 255}`, port: 80 });
-const bpftool = (...args: string[]) => lab.run('client', ['sh', '-c', `PATH=$PATH:/usr/sbin; bpftool ${args.join(' ')}`]);
+const run = (...args: string[]) => lab.run('client', ['sh', '-c', `PATH=$PATH:/usr/sbin; ${args.join(' ')}`]);
 
 /** Runs a program with `lb` opened at pinPath; kills it at its N-th write. Says whether it came to its end. */
 async function runUntil(write: number, program: string): Promise<boolean> {
@@ -47,7 +48,7 @@ async function runUntil(write: number, program: string): Promise<boolean> {
 
 test('a directory with pins of other programs keeps them, whatever happens to ours', async () => {
   mkdirSync(pinPath);
-  await bpftool('map', 'create', `${pinPath}/theirs`, 'type', 'array', 'key', '4', 'value', '4', 'entries', '1', 'name', 'theirs');
+  await run('bpftool', 'map', 'create', `${pinPath}/theirs`, 'type', 'array', 'key', '4', 'value', '4', 'entries', '1', 'name', 'theirs');
   const lb = await LoadBalancer.open({ pinPath });
   expect(existsSync(`${pinPath}/theirs`)).toBe(true);
   lb.addService({ name: 's', address: '10.96.0.3', port: 80 });
@@ -94,7 +95,12 @@ test('an observer asks for explanations while regions of all sizes come and go',
     for (let n = 0; ; n++) lb.setBackends('s', list(1 + (n * 37) % 300, n % 200 + 1));`;
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'], cwd: support });
   const observer = await LoadBalancer.open({ pinPath, readonly: true });
-  const packet = { protocol: 'tcp', from: 'host', source: { address: '192.0.2.1' }, destination: { address: '10.96.0.3', port: 80 } } as const;
+  const packet = {
+    protocol: 'tcp',
+    from: 'host',
+    source: { address: '192.0.2.1' },
+    destination: { address: '10.96.0.3', port: 80 },
+  } as const;
   try {
     await once(child.stdout, 'data');
     for (let i = 0; i < 300; i++) {
@@ -130,7 +136,11 @@ test('verifications at the same time do not disturb each other', async () => {
 test('a service at the address of the canary is no problem for verify()', async () => {
   const lb = await LoadBalancer.open({ pinPath });
   await lb.attachCgroup(lab.cgroup);
-  lb.addService({ name: 'theirs', frontends: [{ kind: 'cluster', address: '192.0.0.8', port: 9, protocol: 'udp' }], backends: [backend(1)] });
+  lb.addService({
+    name: 'theirs',
+    frontends: [{ kind: 'cluster', address: '192.0.0.8', port: 9, protocol: 'udp' }],
+    backends: [backend(1)],
+  });
   expect(await lb.verify()).toMatchObject({ ok: true, problems: [] });
   await lb.close({ detach: true });
 });
@@ -141,7 +151,11 @@ test('a verify() that is killed anywhere leaves nothing that a service could run
     ended = await runUntil(write, program);
     const lb = await LoadBalancer.open({ pinPath });
     expect(lb.services()).toEqual([]);
-    lb.addService({ name: 'theirs', frontends: [{ kind: 'cluster', address: '192.0.0.8', port: 9, protocol: 'udp' }], backends: [backend(1)] });
+    lb.addService({
+      name: 'theirs',
+      frontends: [{ kind: 'cluster', address: '192.0.0.8', port: 9, protocol: 'udp' }],
+      backends: [backend(1)],
+    });
     expect((await lb.plan([])).needs.frontends).toBe(0);
     await lb.close({ detach: true });
     removePins(pinPath);
@@ -210,12 +224,19 @@ test('a service that gets the id of one that is gone begins to count at zero, al
   await lb.close({ detach: true });
 });
 
-test('a hash that is full takes back the whole change, and the next one works', async () => {
+test('a table of frontends that is full takes back the whole change, and the next one works', async () => {
   const lb = await LoadBalancer.open({ pinPath, capacity: { frontends: 4 } });
   lb.addService({ name: 'first', address: '10.96.0.1', port: 80, backends: [backend(1)] });
-  // Keys that are not ours, behind its back: the map, which has room for twice the capacity, is full before the slots are.
-  const theirs = [1, 2, 3, 4, 5];
-  for (const n of theirs) await bpftool('map', 'update', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00', 'value', '0', '0', '0', '0', '0', '0', '0', '0');
+  // Ways that are not ours, behind its back: the table, one line for so few keys, is full before the slots are.
+  const lines = await frontendLines(run, pinPath);
+  expect(lines).toHaveLength(1);
+  const { line, bytes } = lines[0]!;
+  await writeFrontendLine(
+    run,
+    pinPath,
+    line,
+    bytes.map((byte, i) => (i >= 16 && i % 4 === 3 && !byte ? 0x80 : byte)),
+  );
   const change = () =>
     lb.addService({
       name: 'second',
@@ -229,21 +250,32 @@ test('a hash that is full takes back the whole change, and the next one works', 
     error = thrown;
   }
   expect(error).toBeInstanceOf(LoadBalancerError);
-  expect((error as LoadBalancerError).message).toMatch(/^addService second: .*E2BIG.*capacity\.frontends/);
-  for (const n of theirs) await bpftool('map', 'delete', 'pinned', `${pinPath}/frontends4`, 'key', 'hex', '01', '02', '03', `0${n}`, '00', '50', '06', '00');
+  expect((error as LoadBalancerError).message).toMatch(/^addService second: .*full.*capacity\.frontends/);
+  expect((error as LoadBalancerError).details).toMatchObject({ option: 'capacity.frontends' });
+  await writeFrontendLine(run, pinPath, line, bytes);
   expect((await lb.verify()).problems).toEqual([]);
   change();
   expect((await lb.verify()).problems).toEqual([]);
   await lb.close();
   const next = await LoadBalancer.open({ pinPath });
-  expect(next.services().map((s) => s.name).sort()).toEqual(['first', 'second']);
+  expect(
+    next
+      .services()
+      .map((s) => s.name)
+      .sort(),
+  ).toEqual(['first', 'second']);
   expect((await next.verify()).problems).toEqual([]);
   await next.close({ detach: true });
 });
 
 test('65,536 frontends of one service are added, changed and removed in seconds', { timeout: 300_000 }, async () => {
   const lb = await LoadBalancer.open({ pinPath, capacity: { frontends: 140_000 } });
-  const frontends = (from: number) => Array.from({ length: 65_536 }, (_, i) => ({ kind: 'cluster' as const, address: `10.96.${(i + from) >> 8 & 255}.${i & 255}`, port: 80 + ((i + from) >> 16) }));
+  const frontends = (from: number) =>
+    Array.from({ length: 65_536 }, (_, i) => ({
+      kind: 'cluster' as const,
+      address: `10.96.${((i + from) >> 8) & 255}.${i & 255}`,
+      port: 80 + ((i + from) >> 16),
+    }));
   const took: number[] = [];
   const timed = (work: () => void) => {
     const begin = performance.now();

@@ -9,6 +9,7 @@ import { Lab } from 'ebpf-lb/lab';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Client } from '../support/client.js';
 import { until } from '../support/fixture.js';
+import { frontendLines, writeFrontendLine } from '../support/frontend-lines.js';
 import { KernelObjects, pinDirectory, removePins } from '../support/pins.js';
 
 let lab: Lab;
@@ -69,7 +70,12 @@ test('[1.4] the next open of the pins finds every name, label, policy and settin
   expect(next.service('other')?.owner).toBe('else');
   expect(next.attachments()).toMatchObject([{ kind: 'cgroup', target: lab.cgroup, state: 'attached' }]);
   // The node came back too: its node port answers.
-  const decision = next.explain({ protocol: 'tcp', from: 'host', source: { address: '192.0.2.1' }, destination: { address: '192.0.2.1', port: 30080 } });
+  const decision = next.explain({
+    protocol: 'tcp',
+    from: 'host',
+    source: { address: '192.0.2.1' },
+    destination: { address: '192.0.2.1', port: 30080 },
+  });
   expect(decision.service).toBe('shop/web:http');
   expect((await next.verify()).problems).toEqual([]);
   await next.close({ detach: true });
@@ -111,7 +117,9 @@ test('a read-only observer sees what the writer does and may change nothing', as
   expect(observer.service(rich.name)?.spec.backends).toEqual([]);
   for (let i = 0; i < 3000; i++) lb.updateService(rich.name, { labels: { big: 'x'.repeat(400), i: String(i) } }); // compacts the log more than once
   expect(observer.service(rich.name)?.spec.labels?.['i']).toBe('2999');
-  expect(() => observer.addService({ name: 'x', address: '10.96.0.1', port: 80 })).toThrow(expect.objectContaining({ code: 'ERR_READONLY' }));
+  expect(() => observer.addService({ name: 'x', address: '10.96.0.1', port: 80 })).toThrow(
+    expect.objectContaining({ code: 'ERR_READONLY' }),
+  );
   expect((await refused(observer.apply([]))).code).toBe('ERR_READONLY');
   expect((await refused(observer.attachCgroup(lab.cgroup))).code).toBe('ERR_READONLY');
   expect(observer.status().owner).toEqual({ pid: process.pid });
@@ -166,7 +174,10 @@ test('an unpinned balancer leaves nothing, whatever way its process ends', async
     process.stdout.write('ready');
     setInterval(() => {}, 1000);`;
   for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'], cwd: path.dirname(file('.')) });
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      cwd: path.dirname(file('.')),
+    });
     await once(child.stdout, 'data');
     expect((await client.tcp('10.96.0.3', 80)).body).toBe('gone');
     child.kill(signal);
@@ -236,13 +247,13 @@ test('verify() notices a map that was changed behind its back, a lost link and a
   await lb.attachCgroup(cgroup);
   expect((await lb.verify()).ok).toBe(true);
   const run = (...args: string[]) => lab.run('client', ['sh', '-c', `PATH=$PATH:/usr/sbin; ${args.join(' ')}`]);
-  // 10.96.0.3:80/tcp, internal
-  await run(`bpftool map delete pinned ${pinPath}/frontends4 key hex 0a 60 00 03 00 50 06 00`);
+  for (const { line } of await frontendLines(run, pinPath)) await writeFrontendLine(run, pinPath, line, []);
   const report = await lb.verify();
   expect(report.ok).toBe(false);
   expect(report.problems.map((p) => p.message).join()).toMatch(/missing from the kernel/);
   lb.removeService('s');
   expect((await lb.verify()).ok).toBe(true);
+  expect(await frontendLines(run, pinPath)).toEqual([]);
   rmdirSync(cgroup);
   await until('the attachment is known to be lost', () => lb.attachments()[0]?.state === 'lost');
   expect(lb.status().problems.map((p) => p.code)).toContain('ERR_NOT_FOUND');

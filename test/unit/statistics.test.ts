@@ -164,7 +164,7 @@ describe('status', () => {
       owner: { pid: process.pid },
     });
     const attachment = await lb.attachCgroup();
-    expect(lb.status()).toMatchObject({ ready: true, attachments: [attachment], problems: [], maps: [{ name: 'frontends4' }] });
+    expect(lb.status()).toMatchObject({ ready: true, attachments: [attachment], problems: [], maps: [{ name: 'frontends' }] });
     expect(lb.status()).not.toHaveProperty('canary');
     native.canaryOk = false;
     expect(await lb.verify()).toMatchObject({ ok: false });

@@ -198,7 +198,7 @@ export class StubBalancer implements NativeBalancer {
   }
 
   maps() {
-    return [{ name: 'frontends4', entries: 1, capacity: 65536, bytes: 4096 }];
+    return [{ name: 'frontends', entries: 1, capacity: 65536, bytes: 4096 }];
   }
 
   /** As the addon does when something fails in the background. */
