@@ -131,6 +131,15 @@ LB_INLINE bool lb_may_take(const struct lb_connection *c, const struct lb_node *
 	       (!(life & (LB_LIFE_OPENED | LB_LIFE_ANSWERED)) && c->protocol != LB_IPPROTO_UDP && idle >= LB_OPENING_SECONDS);
 }
 
+/* Has it ended, or never begun as far as anybody can tell? */
+LB_INLINE bool lb_is_over(const struct lb_connection *c, const struct lb_node *node, __u32 now)
+{
+	const __u32 closed = LB_LIFE_FIN_CLIENT | LB_LIFE_FIN_BACKEND;
+	__u64 life = lb_read_once(c->life);
+
+	return life & LB_LIFE_RESET || (life & closed) == closed || lb_may_take(c, node, now);
+}
+
 /* ---- finding --------------------------------------------------------------------------------------------------------------- */
 
 LB_INLINE bool lb_is_clients(const struct lb_connection *c, const struct lb_flow_key *k)

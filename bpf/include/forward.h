@@ -524,6 +524,24 @@ __noinline int lb_to_backend(lb_context *ctx)
 
 /* ---- from a backend to the client ------------------------------------------------------------------------------------------------ */
 
+/*
+ * A program of the node can bind a port of the SNAT range that a connection has, too, and ask the same backend. An answer is its socket's when
+ * the connection is over; of datagrams, which have no end, when the connection was silent for a while and the socket is connected.
+ */
+LB_INLINE bool lb_is_sockets(lb_context *ctx, const struct lb_work *work, const struct lb_connection *c)
+{
+	const struct lb_node *node = lb_node_settings();
+	__u32 now = lb_seconds();
+	bool over;
+
+	if (!node || (c->mode != LB_MODE_SNAT && c->mode != LB_MODE_MASQUERADE))
+		return false;
+	over = lb_is_over(c, node, now);
+	if (!over && (c->protocol != LB_IPPROTO_UDP || !lb_idle(lb_read_once(c->life), now)))
+		return false;
+	return lb_has_socket(ctx, &work->reply, !over);
+}
+
 /* Is the packet a backend's? Then `to` says what it becomes for the client. */
 __noinline int lb_to_client(lb_context *ctx)
 {
@@ -537,6 +555,8 @@ __noinline int lb_to_client(lb_context *ctx)
 	if (!lb_find_by_backend(&work->reply, &found))
 		return 0;
 	c = found.connection;
+	if (lb_is_sockets(ctx, work, c))
+		return 0;
 	lb_address_copy(work->to.source, c->service);
 	lb_address_copy(work->to.destination, c->client);
 	work->to.source_port = c->service_port;

@@ -152,7 +152,7 @@ __noinline int lb_error_look(lb_context *ctx, __u32 out)
 	work->to.source_port = 0;
 	work->to.destination_port = 0;
 	if (lb_find_by_backend(&work->reply, &found)) {
-		if ((found.connection->mode == LB_MODE_LOCAL) != !!out)
+		if ((found.connection->mode == LB_MODE_LOCAL) != !!out || lb_is_sockets(ctx, work, found.connection))
 			return 0;
 		lb_error_to_client(work, found.connection);
 	} else {

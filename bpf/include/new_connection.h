@@ -77,40 +77,50 @@ __noinline int lb_way_take(lb_context *ctx)
 	return LB_REASON_CONNECTIONS_FULL;
 }
 
-/* Is the port one that this node answers at itself: of a frontend, or of a socket? */
-LB_INLINE bool lb_port_is_ours(lb_context *ctx, const struct lb_work *work, __be16 port)
+/* Has the node a socket of its own for what `near` of the key sends to `far`? `connected`: of datagram sockets, only one that is connected. */
+LB_INLINE bool lb_has_socket(lb_context *ctx, const struct lb_flow_key *k, bool connected)
 {
-	__u32 host = bpf_ntohs(port), element = host / 8;
-	struct lb_ports *ports = bpf_map_lookup_elem(&lb_ports, &element);
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
 	__u32 length;
+	bool found;
 
-	if (ports && lb_read_once(ports->use[host % 8]))
-		return true;
-	if (work->packet.family == LB_IPV4) {
-		tuple.ipv4.saddr = work->backend[0];
-		tuple.ipv4.daddr = work->source[0];
-		tuple.ipv4.sport = work->backend_port;
-		tuple.ipv4.dport = port;
+	if (k->family == LB_IPV4) {
+		tuple.ipv4.saddr = k->near[0];
+		tuple.ipv4.daddr = k->far[0];
+		tuple.ipv4.sport = k->near_port;
+		tuple.ipv4.dport = k->far_port;
 		length = sizeof(tuple.ipv4);
 	} else {
-		lb_address_copy(tuple.ipv6.saddr, work->backend);
-		lb_address_copy(tuple.ipv6.daddr, work->source);
-		tuple.ipv6.sport = work->backend_port;
-		tuple.ipv6.dport = port;
+		lb_address_copy(tuple.ipv6.saddr, k->near);
+		lb_address_copy(tuple.ipv6.daddr, k->far);
+		tuple.ipv6.sport = k->near_port;
+		tuple.ipv6.dport = k->far_port;
 		length = sizeof(tuple.ipv6);
 	}
-	if (work->packet.protocol == LB_IPPROTO_TCP)
+	if (k->protocol == LB_IPPROTO_TCP) {
+		/* Also those that wait for the end of a connection. */
 		sk = bpf_skc_lookup_tcp(ctx, &tuple, length, BPF_F_CURRENT_NETNS, 0);
-	else if (work->packet.protocol == LB_IPPROTO_UDP)
-		sk = bpf_sk_lookup_udp(ctx, &tuple, length, BPF_F_CURRENT_NETNS, 0);
-	else
-		return false;
+		if (!sk)
+			return false;
+		bpf_sk_release(sk);
+		return true;
+	}
+	sk = k->protocol == LB_IPPROTO_UDP ? bpf_sk_lookup_udp(ctx, &tuple, length, BPF_F_CURRENT_NETNS, 0) : NULL;
 	if (!sk)
 		return false;
+	found = !connected || sk->dst_port;
 	bpf_sk_release(sk);
-	return true;
+	return found;
+}
+
+/* Is the source one that this node answers at itself: its port a frontend's, or a socket there? */
+LB_INLINE bool lb_source_is_ours(lb_context *ctx, const struct lb_flow_key *k)
+{
+	__u32 host = bpf_ntohs(k->far_port), element = host / 8;
+	struct lb_ports *ports = bpf_map_lookup_elem(&lb_ports, &element);
+
+	return (ports && lb_read_once(ports->use[host % 8])) || lb_has_socket(ctx, k, false);
 }
 
 /* Claims (backend, source, port) for the entry that is being made; 1 when it has it now. */
@@ -129,7 +139,7 @@ __noinline int lb_source_claim(lb_context *ctx, __u32 port, __u32 check)
 	key->family = work->packet.family;
 	lb_address_copy(key->near, work->backend);
 	lb_address_copy(key->far, work->source);
-	if (check && lb_port_is_ours(ctx, work, port))
+	if (check && lb_source_is_ours(ctx, key))
 		return 0;
 	hash = lb_flow_key_hash(key);
 	owner = lb_owner_at(work->made);

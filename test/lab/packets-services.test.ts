@@ -1,6 +1,7 @@
 import type { BackendSpec, Endpoint, LoadBalancer } from 'ebpf-lb';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { backendsOf, balance, frontend, hookNames } from '../support/balancing.js';
+import { until } from '../support/fixture.js';
 import { addressIn, clientAddress, familyNames, PacketLab, ranges, serverPort } from '../support/packet-lab.js';
 import type { Introduction, TrafficClient, TrafficSocket } from '../support/traffic.js';
 
@@ -294,6 +295,32 @@ describe.each(hookNames)('%s, 16 ports for translated sources', (hook) => {
       expect(exhausted()).toBe(before);
       expect(await client.who('tcp', to, briefly)).toHaveProperty('error');
       expect(exhausted()).toBeGreaterThan(before);
+    },
+  );
+
+  test.each(familyNames)(
+    '[2.1] $name: a socket of the node at a port that a connection had before gets its own answers',
+    async ({ family }) => {
+      const address = lab.nodeAddress('lb1', family);
+      // Another for each hook: sockets of the hook before may still wait for the end of their connections.
+      const workload = ['node2-a', 'node1-b', 'node3-a'][hookNames.indexOf(hook)] as string;
+      const to = lab.backend(workload, family);
+      lb.addService({ name: 'web', frontends: protocols.map((protocol) => ({ kind: 'hostPort', port: 20001, protocol })), backends: [to] });
+      const inside = lab.client('lb1');
+      for (const protocol of protocols) {
+        const ports = new Set<number>();
+        for (let i = 0; i < 16; i++) ports.add((await client.who(protocol, { address, port: 20001 })).client.port);
+        expect(ports.size, 'all are taken').toBe(16);
+        // Of TCP they are over; a datagram may be the last or not.
+        await until('they are silent', () => [...lb.connections()].every((c) => c.protocol === 'tcp' || c.idleMs >= 2000));
+        for (const port of ports) {
+          expect(await inside.who(protocol, to, { own: { address, port }, connected: true })).toMatchObject({
+            server: workload,
+            client: { address, port },
+          });
+        }
+      }
+      inside.end();
     },
   );
 });

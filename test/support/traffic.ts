@@ -32,6 +32,8 @@ export interface Burst {
 }
 export interface SocketOptions {
   own?: Partial<Endpoint>;
+  /** Of a datagram socket: it takes answers from there only. */
+  connected?: boolean;
   /** How long any one step may take. */
   patienceMs?: number;
 }
@@ -90,8 +92,9 @@ export class TrafficClient {
    * @throws with the errno's name as message
    */
   async open(protocol: Protocol, to: Endpoint, options: SocketOptions = {}): Promise<TrafficSocket> {
-    const { own: { address = '-', port = 0 } = {}, patienceMs = 3000 } = options;
-    const opened = await this.ask<{ socket: number; own: Endpoint }>(protocol, to.address, to.port, patienceMs * slow, address, port);
+    const { own: { address = '-', port = 0 } = {}, connected = false, patienceMs = 3000 } = options;
+    const kind = connected && protocol === 'udp' ? 'connected-udp' : protocol;
+    const opened = await this.ask<{ socket: number; own: Endpoint }>(kind, to.address, to.port, patienceMs * slow, address, port);
     if (opened.error !== undefined) throw new Error(opened.error);
     return new TrafficSocket(this, opened.socket, opened.own);
   }

@@ -3,6 +3,7 @@
 // `ID {JSON}`. Commands of different sockets may be under way at once; none takes longer than its socket's patience.
 //   tcp ADDRESS PORT PATIENCE_MS OWN OWN_PORT     connects ('-' and 0: any address, any port); {socket, own, peer} or {error}
 //   udp ADDRESS PORT PATIENCE_MS OWN OWN_PORT     an unconnected socket whose datagrams go there
+//   connected-udp ...                             likewise, and from there only
 //   who SOCKET [ADDRESS PORT]                     {server, client, backend}, datagrams also {from}
 //   move SOCKET DOWN UP                           bytes in both directions at once; {received, sent, intact, ms}
 //   burst SOCKET COUNT SIZE                       datagrams; {sent, answered, intact}
@@ -60,7 +61,7 @@ static bool parse(const char *address, unsigned port, struct sockaddr_in6 *out)
 	return inet_pton(AF_INET6, mapped, &out->sin6_addr) == 1;
 }
 
-static void open_socket(const struct command *command, int type, const char *arguments)
+static void open_socket(const struct command *command, int type, bool connected, const char *arguments)
 {
 	char address[64], own_address[64];
 	unsigned port, patience, own_port;
@@ -91,7 +92,7 @@ static void open_socket(const struct command *command, int type, const char *arg
 	}
 	destinations[fd] = to;
 	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) < 0 ||
-	    (type == SOCK_STREAM && connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)) {
+	    (connected && connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)) {
 		fail(command->id, errno);
 		close(fd);
 		return;
@@ -251,9 +252,11 @@ static void *run(void *arg)
 	sscanf(command->text, "%15s %n", op, &skip);
 	rest = command->text + skip;
 	if (strcmp(op, "tcp") == 0)
-		open_socket(command, SOCK_STREAM, rest);
+		open_socket(command, SOCK_STREAM, true, rest);
 	else if (strcmp(op, "udp") == 0)
-		open_socket(command, SOCK_DGRAM, rest);
+		open_socket(command, SOCK_DGRAM, false, rest);
+	else if (strcmp(op, "connected-udp") == 0)
+		open_socket(command, SOCK_DGRAM, true, rest);
 	else if (strcmp(op, "who") == 0)
 		who(command, rest);
 	else if (strcmp(op, "move") == 0)
