@@ -276,11 +276,21 @@ PortSet Balancer::protected_ports() const {
   return ports;
 }
 
-// Of a pinned balancer that is attached: ip_local_reserved_ports holds every node port of the local range. What is to be added is logged before it is
+// What sockets of the node should not be given: node ports, and of packets the ports that translated sources get.
+PortSet Balancer::kept_ports() const {
+  PortSet ports = protected_ports();
+  const auto is_device = [](const auto& a) { return a.second->record().kind != AttachmentKind::cgroup; };
+  const bool translates = std::any_of(attachments_.begin(), attachments_.end(), is_device);
+  if (!packets_filled_ || !translates || !maps_.node->snat_high) return ports;
+  for (uint32_t port = maps_.node->snat_low; port <= maps_.node->snat_high; port++) ports.insert(static_cast<uint16_t>(port));
+  return ports;
+}
+
+// Of a pinned balancer that is attached: ip_local_reserved_ports holds all of them that are in the local range. What is to be added is logged before it is
 // written and what was removed after, so that the log never knows less than the kernel.
-Status Balancer::reserve_node_ports() {
+Status Balancer::reserve_kept_ports() {
   if (!log_ || !netns_) return ok();
-  const PortSet wanted = attachments_.empty() ? PortSet{} : protected_ports();
+  const PortSet wanted = attachments_.empty() ? PortSet{} : kept_ports();
   auto add = unreserved_ports(netns_.get(), wanted);
   if (!add) return add.error();
   PortSet remove, all = *add;
@@ -302,7 +312,7 @@ Status Balancer::reserve_node_ports() {
 
 // What asked for it has happened; that sockets may be given these ports is a problem of its own.
 void Balancer::reserve_or_report() {
-  const Status reserved = reserve_node_ports();
+  const Status reserved = reserve_kept_ports();
   if (!reserved) report(reserved.error());
 }
 

@@ -191,7 +191,8 @@ class Balancer {
   uint64_t connections_of(uint32_t backend) const;
   uint64_t retired_of(const Service& service) const;
   PortSet protected_ports() const;
-  Status reserve_node_ports();
+  PortSet kept_ports() const;
+  Status reserve_kept_ports();
   void reserve_or_report();
   void report(const Error& error);
   bool writer_left() const { return options_.readonly && maps_.control && load_acquire(&maps_.control->leaving); }

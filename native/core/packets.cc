@@ -119,7 +119,10 @@ Status Balancer::set_packets(const PacketSettings& settings) {
   std::lock_guard lock(mutex_);
   LB_TRY(refuse_if_closed("setNode"));
   packets_ = settings;
-  return packets_filled_ ? write_node() : ok();
+  if (!packets_filled_) return ok();
+  LB_TRY(write_node());
+  reserve_or_report();
+  return ok();
 }
 
 // Each field is read once and by itself. A set that has changed is another set: its id is stored when its contents are there.

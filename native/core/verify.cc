@@ -135,9 +135,10 @@ std::vector<Problem> Balancer::problems() {
   if (closed_) return found;
   if (!options_.readonly) check_links(found);
   if (!options_.readonly && !attachments_.empty()) {
-    const auto open = unreserved_ports(netns_.get(), protected_ports());
+    const auto open = unreserved_ports(netns_.get(), kept_ports());
     if (open && !open->empty())
-      found.push_back({"PORTS_OVERLAP", "ports " + format_ports(*open), "sockets that ask for any port may be given these node ports",
+      found.push_back({"PORTS_OVERLAP", "ports " + format_ports(*open),
+                       "sockets that ask for any port may be given these, which are node ports or in snatPortRange",
                        "put them into net.ipv4.ip_local_reserved_ports (a pinned balancer does), or move ip_local_port_range"});
   }
   const std::string grace = indices_->failure();

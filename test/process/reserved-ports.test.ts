@@ -11,12 +11,17 @@ beforeAll(async () => {
 afterAll(() => lab?.close());
 beforeEach(async () => {
   pinPath = pinDirectory();
-  await lab.run('client', ['sh', '-ec', 'cd /proc/sys/net/ipv4; echo 30000 60999 > ip_local_port_range; echo 40000 > ip_local_reserved_ports']);
+  await lab.run('client', [
+    'sh',
+    '-ec',
+    'cd /proc/sys/net/ipv4; echo 30000 60999 > ip_local_port_range; echo 40000 > ip_local_reserved_ports',
+  ]);
 });
 afterEach(() => removePins(pinPath));
 
 const reserved = async () => (await lab.run('client', ['cat', '/proc/sys/net/ipv4/ip_local_reserved_ports'])).trim();
-const open = (more = {}) => LoadBalancer.open({ netns: lab.netns('client'), node: { name: 'n', addresses: [lab.address('client')] }, ...more });
+const open = (more = {}) =>
+  LoadBalancer.open({ netns: lab.netns('client'), node: { name: 'n', addresses: [lab.address('client')] }, ...more });
 const nodePort = (name: string, port: number) => ({ name, frontends: [{ kind: 'nodePort' as const, port }] });
 
 test('[1.2] a pinned balancer keeps automatic binds from its node ports, and takes back only what it put there', async () => {
@@ -34,6 +39,36 @@ test('[1.2] a pinned balancer keeps automatic binds from its node ports, and tak
   expect(await reserved()).toBe('30081,40000');
   await next.close({ detach: true });
   expect(await reserved()).toBe('40000');
+});
+
+test('[2.1] of packets it keeps them from the ports of translated sources, too', async () => {
+  const node = (low: number, high: number) => ({
+    name: 'n',
+    addresses: [lab.address('client')],
+    snatPortRange: [low, high] as [number, number],
+  });
+  const lb = await open({ pinPath, node: node(45000, 45999) });
+  const attachment = await lb.attachTc(lab.device('client'), { role: 'external' });
+  expect(await reserved()).toBe('40000,45000-45999');
+  lb.setNode(node(39998, 40001));
+  expect(await reserved()).toBe('39998-40001');
+  expect(lb.status().problems.map(({ code }) => code)).not.toContain('PORTS_OVERLAP');
+  await lb.close();
+  const next = await LoadBalancer.open({ netns: lab.netns('client'), pinPath });
+  expect(await reserved()).toBe('39998-40001');
+  await next.attachments()[0]?.detach();
+  expect(await reserved()).toBe('40000');
+  await next.close({ detach: true });
+  expect(attachment.kind).toBe('tc');
+});
+
+test('[2.1] an unpinned balancer of packets reports that overlap', async () => {
+  const node = { name: 'n', addresses: [lab.address('client')], snatPortRange: [60990, 61009] as [number, number] };
+  const lb = await open({ node });
+  await lb.attachTc(lab.device('client'), { role: 'external' });
+  expect(await reserved()).toBe('40000');
+  expect(lb.status().problems).toContainEqual(expect.objectContaining({ code: 'PORTS_OVERLAP', object: 'ports 60990-60999' }));
+  await lb.close();
 });
 
 test('[1.2] an unpinned balancer reports the overlap and changes nothing', async () => {
