@@ -3,13 +3,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { build } from './build.js';
 import { clientPort, fromClient } from './fixtures/common.js';
 import { data, tcp, udp } from './layers.js';
-import { Runner, type Variant } from './runner.js';
+import { Runner, variants } from './runner.js';
 import { families, ports } from './world.js';
 
 const packets = 2000;
 /** Of a second, and at once. */
 const limits = { icmp: { rate: 1000, burst: 50 }, resets: { rate: 10_000, burst: 500 } };
-const variants: Variant[] = ['current', 'legacy'];
 
 describe.each(variants)('the %s programs', (variant) => {
   let runner: Runner;

@@ -2,10 +2,9 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { build } from './build.js';
 import { concerns } from './fixtures/index.js';
-import { type Entry, Runner, type Variant } from './runner.js';
+import { type Entry, Runner, variants } from './runner.js';
 
 const entries: Entry[] = ['tc', 'xdp'];
-const variants: Variant[] = ['current', 'legacy'];
 
 describe('packet fixtures', () => {
   const all = Object.values(concerns).flat();
