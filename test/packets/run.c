@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Runs packets through the programs with BPF_PROG_TEST_RUN, in a network namespace of its own:  run OBJECTS current|legacy
+ * Runs packets through the programs with BPF_PROG_TEST_RUN, in a network namespace of its own:  run OBJECTS current|legacy [SETS]
+ * SETS: of the table of connections, a power of two.
  * Commands are lines of standard input; the test in TypeScript holds all that is expected. A bad line ends the program.
  *   ip ARGUMENT...               ip(8) in the namespace
  *   sysctl PATH VALUE
@@ -13,10 +14,12 @@
  *   counted HOOK REASON          -> how often (numbers of abi.h and reasons.h)
  *   seed HOOK DEVICE HEX         a packet that the fuzzer starts from
  *   fuzz HOOK|all PACKETS SEED   -> progress, then: done, or: failed
+ *   tuples COUNT SEED            likewise
  */
 #define _GNU_SOURCE
 #include "fuzz.h"
 #include "line.h"
+#include "tuples.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -128,7 +131,11 @@ static void obey(char *command)
 		add_seed();
 	else if (!strcmp(word, "fuzz"))
 		run_fuzz();
-	else if (!strcmp(word, "counted")) {
+	else if (!strcmp(word, "tuples")) {
+		int count = line_number("number of tuples");
+
+		puts(tuples_run(&world, count, line_number("seed")) ? "done" : "failed");
+	} else if (!strcmp(word, "counted")) {
 		int hook = line_number("hook");
 
 		printf("%llu\n", (unsigned long long)world_counted(&world, hook, line_number("reason")));
@@ -140,14 +147,14 @@ static void obey(char *command)
 
 int main(int argc, char **argv)
 {
-	if (argc != 3) {
-		fprintf(stderr, "usage: run OBJECTS current|legacy\n");
+	if (argc < 3 || argc > 4) {
+		fprintf(stderr, "usage: run OBJECTS current|legacy [SETS]\n");
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (unshare(CLONE_NEWNET))
 		die("unshare");
-	world_open(&world, argv[1], !strcmp(argv[2], "legacy"));
+	world_open(&world, argv[1], !strcmp(argv[2], "legacy"), argc > 3 ? atoi(argv[3]) : 0);
 	printf("ready %d\n", world.has_xdp_device);
 	while (fgets(line, sizeof line, stdin))
 		obey(line);

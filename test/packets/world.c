@@ -20,9 +20,25 @@ static int program_of(struct bpf_object *o, const char *name)
 	return bpf_program__fd(p);
 }
 
-static struct bpf_object *load(struct world *w, const char *name, enum lb_role role)
+static void resize(struct bpf_object *o, const char *name, uint32_t entries)
+{
+	if (bpf_map__set_max_entries(bpf_object__find_map_by_name(o, name), entries))
+		die("size of %s", name);
+}
+
+static struct bpf_object *load(struct world *w, const char *name, enum lb_role role, uint32_t sets)
 {
 	struct bpf_object *o = fixture_open_object(&w->f, name);
+
+	if (sets) {
+		fixture_config(o, "lb_owner_mask", sets - 1);
+		fixture_config(o, "lb_reply_mask", 2 * sets - 1);
+	}
+	if (sets && !w->f.packets) {
+		resize(o, "lb_owners", sets);
+		resize(o, "lb_connections", sets * LB_FLOW_WAYS);
+		resize(o, "lb_replies", 2 * sets);
+	}
 
 	fixture_config(o, "lb_role", role);
 	fixture_config(o, "lb_flow_seed", 0x9e3779b97f4a7c15ull);
@@ -64,16 +80,16 @@ static bool takes_xdp_device(const struct world *w)
 	return !bpf_prog_test_run_opts(w->program[HOOK_XDP], &run);
 }
 
-void world_open(struct world *w, const char *objects, bool legacy)
+void world_open(struct world *w, const char *objects, bool legacy, uint32_t sets)
 {
 	struct variant variant = { .name = legacy ? "legacy" : "current", .legacy = legacy };
 	struct bpf_object *workload, *xdp;
 
 	memset(w, 0, sizeof *w);
 	fixture_open_maps(&w->f, objects, &variant);
-	w->f.packets = load(w, "tc_lb", LB_ROLE_EXTERNAL);
-	workload = load(w, "tc_lb", LB_ROLE_WORKLOAD);
-	xdp = load(w, "xdp_lb", LB_ROLE_EXTERNAL);
+	w->f.packets = load(w, "tc_lb", LB_ROLE_EXTERNAL, sets);
+	workload = load(w, "tc_lb", LB_ROLE_WORKLOAD, sets);
+	xdp = load(w, "xdp_lb", LB_ROLE_EXTERNAL, sets);
 	w->program[HOOK_INGRESS] = program_of(w->f.packets, "lb_tc_ingress");
 	w->program[HOOK_EGRESS] = program_of(w->f.packets, "lb_tc_egress");
 	w->program[HOOK_WORKLOAD_INGRESS] = program_of(workload, "lb_tc_ingress");

@@ -34,7 +34,8 @@ struct result {
 	uint8_t frame[FRAME_MAX + 512];
 };
 
-void world_open(struct world *w, const char *objects, bool legacy);
+/* `sets` of the table of connections; 0: as many as there are by default. */
+void world_open(struct world *w, const char *objects, bool legacy, uint32_t sets);
 void world_define(struct world *w, const struct definition *d, struct service_options options);
 void world_allow(struct world *w, uint32_t set, struct endpoint network, int prefix);
 /* What the programs remember of packets is gone; what they were told stays. */

@@ -157,11 +157,11 @@ const link = (name: Device, n: number, mtu = 1500) => [
   `ip link set ${name} up`,
   `ip link set ${name}-peer up`,
 ];
-const neighbour = (device: Device, mac: string, ...addresses: string[]) =>
+export const neighbour = (device: Device, mac: string, ...addresses: string[]) =>
   addresses.map((address) => `ip neigh add ${address} lladdr ${mac} dev ${device} nud permanent`);
 
-/** What the runner is told before the first packet. */
-export function worldLines(): string[] {
+/** Devices, routes and neighbours. */
+export function networkLines(): string[] {
   return [
     ...link('ext', 1),
     ...link('inn', 2),
@@ -188,6 +188,13 @@ export function worldLines(): string[] {
     ...neighbour('inn', macs.inner, v4.inner, v6.inner),
     ...neighbour('small', macs.narrow, v4.narrow, v6.narrow),
     ...neighbour('pod', macs.local, v4.local, v6.local),
+  ];
+}
+
+/** What the runner is told before the first packet. */
+export function worldLines(): string[] {
+  return [
+    ...networkLines(),
     `node ${v4.node} ${v6.node} ${snatPorts.low} ${snatPorts.high}`,
     `range ${allowed} 198.51.100.0/24`,
     `range ${allowed} 2001:db8:99::/48`,
