@@ -51,7 +51,7 @@ LB_INLINE void describe(struct lb_flow *flow, __u32 service, bool six)
 /* The 24 bits that say what it belongs to, or -1. */
 LB_INLINE __u32 meaning(const struct lb_choice *choice, bool six)
 {
-	__u32 last = bpf_ntohl(choice->address[six ? 3 : 0]);
+	__u32 last = bpf_ntohl(six ? choice->address[3] : choice->ipv4);
 
 	if (lb_backend_port(choice->word) != bpf_htons(8080))
 		return -1;
@@ -79,8 +79,7 @@ int check_lookup(struct __sk_buff *skb)
 	six = __sync_fetch_and_add(&count->lookups, 1) & 1;
 	service = next_random(count) & ((1u << service_bits) - 1);
 	describe(&flow, service, six);
-	if (lb_frontend_find(&flow, &region) != LB_REASON_FORWARDED || lb_select_for_socket(&region, &flow, &choice) != LB_REASON_FORWARDED ||
-	    !choice.address) {
+	if (lb_frontend_find(&flow, &region) != LB_REASON_FORWARDED || lb_select_for_socket(&region, &flow, &choice) != LB_REASON_FORWARDED) {
 		count->missed++;
 		return 0;
 	}

@@ -9,6 +9,8 @@
 #include "common.h"
 #include "lookups.h"
 
+#include "../../bpf/include/abi.h"
+
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
@@ -44,7 +46,7 @@ static void use_pinned(struct bpf_object *object, const char *pins)
 	}
 }
 
-static void set_service_bits(struct bpf_object *object, uint32_t bits)
+static void set(struct bpf_object *object, const char *wanted_name, const void *value, size_t length)
 {
 	const struct btf *btf = bpf_object__btf(object);
 	int section = btf__find_by_name_kind(btf, ".rodata", BTF_KIND_DATASEC);
@@ -61,9 +63,24 @@ static void set_service_bits(struct bpf_object *object, uint32_t bits)
 		const struct btf_var_secinfo *variable = btf_var_secinfos(type) + i;
 		const char *name = btf__name_by_offset(btf, btf__type_by_id(btf, variable->type)->name_off);
 
-		if (!strcmp(name, "service_bits"))
-			memcpy(values + variable->offset, &bits, sizeof(bits));
+		if (!strcmp(name, wanted_name) && variable->size == length)
+			memcpy(values + variable->offset, value, length);
 	}
+}
+
+/* Where the balancer puts a key. */
+static void set_hash(struct bpf_object *object)
+{
+	int control = bpf_object__find_map_fd_by_name(object, "lb_control"), lines = bpf_object__find_map_fd_by_name(object, "lb_frontends");
+	struct bpf_map_info info = {0};
+	__u32 length = sizeof(info), zero = 0, mask;
+	struct lb_control settings;
+
+	if (bpf_map_lookup_elem(control, &zero, &settings) || bpf_obj_get_info_by_fd(lines, &info, &length))
+		die("lb_control");
+	mask = info.max_entries - 1;
+	set(object, "lb_frontend_mask", &mask, sizeof(mask));
+	set(object, "lb_frontend_seed", &settings.instance, sizeof(settings.instance));
 }
 
 static void load(const char *file, const char *pins, uint32_t service_bits)
@@ -73,7 +90,8 @@ static void load(const char *file, const char *pins, uint32_t service_bits)
 	if (!object)
 		die("%s", file);
 	use_pinned(object, pins);
-	set_service_bits(object, service_bits);
+	set(object, "service_bits", &service_bits, sizeof(service_bits));
+	set_hash(object);
 	if (bpf_object__load(object))
 		die("load %s", file);
 	program = bpf_program__fd(bpf_object__find_program_by_name(object, "check_lookup"));

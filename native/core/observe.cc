@@ -364,6 +364,8 @@ std::vector<MapRow> Balancer::map_rows() {
     }
     const auto known = entries.find(name);
     if (known != entries.end()) row.entries = known->second;
+    // Many of these lie in one element.
+    if (name == "lb_frontends" || name == "lb_keys6") row.capacity = maps_.slot_count() - 1;
     rows.push_back(row);
   }
   if (log_) rows.push_back({"log", log_->used(), log_->bytes(), log_->bytes()});
