@@ -66,7 +66,7 @@ LB_INLINE int lb_send_to_backend(struct __sk_buff *skb, struct lb_work *work)
 /* What may be a peer's. LB_REASON_NOT_BALANCED in `reason`: it is not, and goes the way of other packets. */
 LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work, enum lb_reason *seen)
 {
-	enum lb_reason reason = lb_dsr_look(skb);
+	enum lb_reason reason = lb_dsr_look(skb, work);
 
 	*seen = reason;
 	if (reason == LB_REASON_NOT_BALANCED || reason == LB_REASON_NOT_A_PEER || reason == LB_REASON_NOT_A_SERVICE)

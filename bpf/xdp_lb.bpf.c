@@ -65,7 +65,7 @@ int lb_xdp(struct xdp_md *xdp)
 		return XDP_PASS;
 	readable = lb_read_packet(xdp) && lb_has_ports(work->packet.protocol);
 	if (!readable || lb_may_be_peers(&work->packet)) {
-		if (lb_dsr_look(xdp) == LB_REASON_FORWARDED)
+		if (lb_dsr_look(xdp, work) == LB_REASON_FORWARDED)
 			return lb_unwrap(xdp, work);
 		/* Whatever else it is, tc looks again. */
 		if (!readable || !lb_read_packet(xdp))

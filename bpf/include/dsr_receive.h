@@ -97,28 +97,17 @@ LB_INLINE bool lb_read_inside(lb_context *ctx, struct lb_work *work, __u32 lengt
 	return lb_parse_network(ctx, p, type) && p->part != LB_LATER_FRAGMENT && lb_has_ports(p->protocol) && lb_parse_ports(ctx, p);
 }
 
-/* IP in IP: who is to get it follows from the service, and from the address that the peer sent it to. */
-LB_INLINE enum lb_reason lb_look_ipip(lb_context *ctx, struct lb_work *work, const struct lb_node *node)
+/* IP in IP: whose it is, lb_dsr_whose() finds out. */
+LB_INLINE enum lb_reason lb_look_ipip(lb_context *ctx, struct lb_work *work)
 {
 	struct lb_packet *p = &work->packet;
 	__be16 type = p->protocol == LB_IPPROTO_IPIP ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
-	struct lb_region region = {};
 
 	if (!lb_read_inside(ctx, work, p->l4 - p->l3, type))
 		return LB_REASON_NOT_BALANCED;
 	lb_flow_of_packet(&work->flow, p);
-	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED) {
-		/* A node port of the peer's address: here it is known by our own. */
-		if (p->family == LB_IPV4)
-			work->flow.address[0] = node->address4;
-		else
-			lb_address_copy(work->flow.address, node->address6);
-		if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED)
-			return LB_REASON_NOT_A_SERVICE;
-	}
-	work->region = region.first;
-	work->forced = lb_local_backend(work, node, region.line->head.service);
-	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
+	work->translated = 0;
+	return LB_REASON_FORWARDED;
 }
 
 /* The packet is translated already; `work->key` is the client's side of its connection. */
@@ -201,7 +190,7 @@ LB_INLINE enum lb_reason lb_look_option(lb_context *ctx, struct lb_work *work)
  * Is this a packet of a peer? Then lb_work() has the packet inside, and who is to get it; nothing has changed yet. LB_REASON_NOT_BALANCED: it is
  * something else, and lb_work() may have to be read again.
  */
-__noinline int lb_dsr_look(lb_context *ctx)
+__noinline int lb_dsr_read(lb_context *ctx)
 {
 	struct lb_work *work = lb_work();
 	const struct lb_node *node = lb_node_settings();
@@ -213,12 +202,45 @@ __noinline int lb_dsr_look(lb_context *ctx)
 	if (!node->peers || !p->family || p->part != LB_WHOLE || p->l3 != LB_ETH_LENGTH)
 		return LB_REASON_NOT_BALANCED;
 	if (p->protocol == LB_IPPROTO_IPIP || p->protocol == LB_IPPROTO_IPV6)
-		return lb_in_ranges(node->peers, p->source, p->family) ? lb_look_ipip(ctx, work, node) : LB_REASON_NOT_A_PEER;
+		return lb_in_ranges(node->peers, p->source, p->family) ? lb_look_ipip(ctx, work) : LB_REASON_NOT_A_PEER;
 	if (p->protocol == LB_IPPROTO_UDP && p->destination_port == bpf_htons(LB_GENEVE_PORT) &&
 	    lb_in_ranges(node->peers, p->source, p->family))
 		return lb_look_geneve(ctx, work);
 	/* There is no outer source to tell peers by: who gives peers at all trusts the network with this. */
 	return lb_look_option(ctx, work);
+}
+
+/* Who is to get a packet that came untranslated follows from the service, and from the address that the peer sent it to. A reason. */
+__noinline int lb_dsr_whose(lb_context *ctx)
+{
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	struct lb_region region = {};
+
+	if (!work || !node || !ctx)
+		return LB_REASON_CORRUPT_INDEX;
+#pragma clang loop unroll(disable) /* the lookup once: stack is short here */
+	for (int i = 0; i < 2 && lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED; i++) {
+		if (i)
+			return LB_REASON_NOT_A_SERVICE;
+		/* A node port of the peer's address: here it is known by our own. */
+		if (work->packet.family == LB_IPV4)
+			work->flow.address[0] = node->address4;
+		else
+			lb_address_copy(work->flow.address, node->address6);
+	}
+	if (!region.line)
+		return LB_REASON_NOT_A_SERVICE;
+	work->region = region.first;
+	work->forced = lb_local_backend(work, node, region.line->head.service);
+	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
+}
+
+LB_INLINE enum lb_reason lb_dsr_look(lb_context *ctx, const struct lb_work *work)
+{
+	enum lb_reason reason = lb_dsr_read(ctx);
+
+	return reason == LB_REASON_FORWARDED && !work->translated ? lb_dsr_whose(ctx) : reason;
 }
 
 /* Could it be a packet of a peer? Quick, for packets that have ports. */

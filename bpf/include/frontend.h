@@ -32,8 +32,19 @@ LB_INLINE struct lb_frontends *lb_frontends_at(__u32 line)
 	return bpf_map_lookup_elem(&lb_frontends, &line);
 }
 
+/* What of an IPv6 address is not in the key's word; 0 of IPv4. */
+LB_INLINE __u64 lb_key_high(const struct lb_flow *f)
+{
+	return f->family == LB_IPV6 ? (__u64)f->address[0] << 32 | f->address[1] : 0;
+}
+
+LB_INLINE __u32 lb_key_middle(const struct lb_flow *f)
+{
+	return f->family == LB_IPV6 ? f->address[2] : 0;
+}
+
 /* The slot itself, NULL if it is another key's. */
-LB_INLINE struct lb_slot *lb_slot_of_key(__u32 index, const struct lb_flow *f, __u64 key)
+LB_INLINE struct lb_slot *lb_slot_of_key(__u32 index, __u64 key, __u64 high, __u32 middle)
 {
 	struct lb_slot *slot = bpf_map_lookup_elem(&lb_slots, &index);
 	__u32 packed = index / LB_KEYS6_PACKED;
@@ -42,22 +53,21 @@ LB_INLINE struct lb_slot *lb_slot_of_key(__u32 index, const struct lb_flow *f, _
 
 	if (!slot || lb_read_once(slot->key) != key)
 		return NULL;
-	if (f->family != LB_IPV6)
+	if (!(key & LB_KEY_IPV6))
 		return slot;
 	keys = bpf_map_lookup_elem(&lb_keys6, &packed);
 	if (!keys)
 		return NULL;
 	address = keys->address[index % LB_KEYS6_PACKED];
-	return address[0] == f->address[0] && address[1] == f->address[1] && address[2] == f->address[2] ? slot : NULL;
+	return address[0] == (__u32)(high >> 32) && address[1] == (__u32)high && address[2] == middle ? slot : NULL;
 }
 
 /*
  * Each way of the line with the key's tag, and the lines after it: for the few keys that share a tag with another one of their
- * line, and those that found their line full.
+ * line, and those that found their line full. By numbers alone, so that the verifier walks it once and not at each call.
  */
-static __noinline __u32 lb_frontend_scan(const struct lb_flow *f)
+__noinline __u32 lb_frontend_scan(__u64 key, __u64 hash, __u64 high, __u32 middle)
 {
-	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key);
 	__u32 mine = lb_hash_way(hash), first = lb_hash_line(hash);
 
 	for (int i = 0; i < LB_FRONTEND_LINES; i++) {
@@ -68,7 +78,7 @@ static __noinline __u32 lb_frontend_scan(const struct lb_flow *f)
 		for (int j = 0; j < LB_FRONTEND_WAYS; j++) {
 			__u32 index = lb_read_once(line->way[j]) ^ mine;
 
-			if (index <= LB_INDEX_MAX && lb_slot_of_key(index, f, key))
+			if (index <= LB_INDEX_MAX && lb_slot_of_key(index, key, high, middle))
 				return index;
 		}
 		if (!(lb_read_once(line->signs) & LB_SIGN_MORE))
@@ -101,12 +111,12 @@ LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slo
 		found |= way & -((way - (LB_INDEX_MAX + 1ull)) >> 63);
 	}
 	index = found;
-	*slot = index ? lb_slot_of_key(index, f, key) : NULL;
+	*slot = index ? lb_slot_of_key(index, key, lb_key_high(f), lb_key_middle(f)) : NULL;
 	if (*slot)
 		return index;
 	if (!index && !(signs & LB_SIGN_MORE))
 		return 0;
-	index = lb_frontend_scan(f);
+	index = lb_frontend_scan(key, hash, lb_key_high(f), lb_key_middle(f));
 	*slot = index ? bpf_map_lookup_elem(&lb_slots, &index) : NULL;
 	return *slot ? index : 0;
 }
