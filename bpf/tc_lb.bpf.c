@@ -29,6 +29,8 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 {
 	enum lb_reason reason;
 
+	if (!lb_can_rewrite(&work->packet, &work->to))
+		return lb_throw_away(LB_REASON_SCTP_PORT, 0);
 	if (work->packet.hops <= 1)
 		return lb_refuse(skb, LB_REASON_HOP_LIMIT, 0, 0);
 	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
@@ -42,6 +44,8 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 
 LB_INLINE int lb_translate_in(struct __sk_buff *skb, struct lb_work *work)
 {
+	if (!lb_can_rewrite(&work->packet, &work->to))
+		return lb_throw_away(LB_REASON_SCTP_PORT, 0);
 	if (!lb_rewrite(skb, &work->packet, &work->to, 0))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return LB_REWRITTEN;

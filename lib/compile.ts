@@ -15,7 +15,7 @@ import type { Backend, Frontend, Spec } from './spec.js';
 import { type Candidates, clusterCandidates, localCandidates } from './topology.js';
 import type { Protocol } from './types.js';
 
-export const PROTOCOL_NUMBER: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17 };
+export const PROTOCOL_NUMBER: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17, sctp: 132 };
 
 const SCOPE_INTERNAL = 0;
 const SCOPE_EXTERNAL = 1;

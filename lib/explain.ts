@@ -7,10 +7,9 @@ import { type Reason, reasons } from './reasons.js';
 import type { Spec } from './spec.js';
 import { endpointText, reasonName } from './statistics.js';
 import type { Decision, Endpoint, FrontendKind, FrontendSpec, Hook, PacketDescription, Protocol, Verdict } from './types.js';
-import { checkAddress, checkChoice, checkObject, checkPath, checkPort, Place } from './validate.js';
+import { checkAddress, checkChoice, checkObject, checkPath, checkPort, Place, PROTOCOLS } from './validate.js';
 
 const VERDICTS: readonly Verdict[] = ['forward', 'pass', 'reject', 'drop'];
-const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
 const KINDS = Object.keys(FrontendKindCode) as FrontendKind[];
 const SCOPE_INTERNAL = 0;
 const SCOPE_EXTERNAL = 1;
@@ -96,10 +95,18 @@ function isTranslated(flow: Flow, backend: Endpoint, spec: Spec, model: Model, d
   return !(returnsDirectly && (dsr.services === 'all' || spec.forwarding === 'dsr'));
 }
 
+/** No socket hook runs for SCTP. */
+const unseen: NativeDecision = {
+  verdict: VERDICTS.indexOf('pass'),
+  reason: reasons['not-balanced'].number,
+  candidates: [],
+  affinity: false,
+};
+
 /** Asks the datapath's own selection code. */
 export function explain(native: NativeBalancer, model: Model, dsr: Dsr | undefined, packet: PacketDescription): Decision {
   const flow = checkFlow(packet);
-  const asked = native.explain(flow.query);
+  const asked = flow.protocol === 'sctp' && flow.hook === 'socket' ? unseen : native.explain(flow.query);
   const spec = asked.service === undefined ? undefined : model.services.get(asked.service)?.spec;
   const refused = refusal(flow, asked, spec, model);
   const answer: NativeDecision = refused === undefined ? asked : { ...asked, backend: undefined, candidates: [], affinity: false };

@@ -1,6 +1,6 @@
 import { canonicalAddress, isLoopback } from './addresses.js';
 import { type Backend, type BackendPlace, DEFAULTS, type Frontend, type Spec, toPublic } from './spec.js';
-import type { Algorithm, BackendState, FrontendKind, Protocol, Topology, TrafficPolicy } from './types.js';
+import type { Algorithm, BackendState, FrontendKind, Topology, TrafficPolicy } from './types.js';
 import {
   checkAddress,
   checkArray,
@@ -14,10 +14,10 @@ import {
   isPort,
   notAnAddress,
   notAPort,
+  PROTOCOLS,
   type Place,
 } from './validate.js';
 
-const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
 const KINDS: readonly FrontendKind[] = ['cluster', 'nodePort', 'external', 'loadBalancer', 'hostPort'];
 const STATES: readonly BackendState[] = ['active', 'terminating', 'quarantined', 'maintenance'];
 const ALGORITHMS: readonly Algorithm[] = ['random', 'round-robin', 'maglev', 'source-hash'];

@@ -2,7 +2,7 @@ import { familyOf } from './addresses.js';
 import type { NativePackets } from './native/binding.js';
 import type { Node } from './node-config.js';
 import type { Protocol } from './types.js';
-import { checkArray, checkChoice, checkCidrs, checkInteger, checkObject, checkOptions, type Place } from './validate.js';
+import { checkArray, checkChoice, checkCidrs, checkInteger, checkObject, checkOptions, type Place, PROTOCOLS } from './validate.js';
 
 /** Idle times of flows, in seconds. */
 export interface FlowIdle {
@@ -25,8 +25,7 @@ export function checkFlowIdle(place: Place, path: string, value: unknown): FlowI
 const DISPATCHES = ['ipip', 'geneve', 'option', 'l2'] as const;
 const SERVICES = ['all', 'marked'] as const;
 /** enum lb_dsr_flag of bpf/include/abi.h. */
-const DSR_FLAG = { all: 1, tcp: 2, udp: 4, on: 16 } as const;
-const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
+const DSR_FLAG = { all: 1, tcp: 2, udp: 4, sctp: 8, on: 16 } as const;
 
 /** Direct server return, as it is kept. */
 export interface Dsr {

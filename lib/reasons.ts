@@ -208,8 +208,8 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
   'sctp-port': {
     number: 28,
     verdict: 'drop',
-    sentence: 'The backend\'s port is another than the frontend\'s, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet.',
-    remedy: 'Give the backends of SCTP frontends the port of the frontend.',
+    sentence: 'An SCTP packet came in fragments and needs other ports, which its checksum covers together with all the rest of it.',
+    remedy: 'Let senders of SCTP find out the path MTU, as they do by default, or give the backends of SCTP frontends the port of the frontend.',
   },
   'dsr-port': {
     number: 29,

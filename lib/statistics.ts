@@ -1,4 +1,5 @@
 import { fromKernel } from './addresses.js';
+import { PROTOCOL_NUMBER } from './compile.js';
 import { toCounter } from './counter.js';
 import type { Entry, Model } from './model.js';
 import type { NativeBalancer } from './native/binding.js';
@@ -13,14 +14,11 @@ import type {
   Totals,
   TrackedConnection,
 } from './types.js';
-import { checkChoice, checkName, checkOptions, Place } from './validate.js';
+import { checkChoice, checkName, checkOptions, Place, PROTOCOLS } from './validate.js';
 
 /** enum lb_hook of bpf/include/abi.h. */
 const HOOKS = { socket: 0, tc: 1, xdp: 2 } as const;
-const PROTOCOLS = new Map<number, Protocol>([
-  [6, 'tcp'],
-  [17, 'udp'],
-]);
+const protocolOfNumber = new Map(PROTOCOLS.map((protocol) => [PROTOCOL_NUMBER[protocol], protocol]));
 
 /** LB_COUNT_PACKETS and LB_COUNT_BYTES: no reasons have these numbers. */
 const PACKETS = 0;
@@ -85,7 +83,7 @@ function checkFilter(operation: string, value: unknown): CheckedFilter {
     service: text('service', service),
     client: text('client', client),
     backend: text('backend', backend),
-    protocol: protocol === undefined ? undefined : checkChoice<Protocol>(place, 'protocol', protocol, ['tcp', 'udp']),
+    protocol: protocol === undefined ? undefined : checkChoice(place, 'protocol', protocol, PROTOCOLS),
   };
 }
 
@@ -118,7 +116,7 @@ export function listConnections(native: NativeBalancer, given: ConnectionFilter 
   const filter = checkFilter('connections', given);
   const list: TrackedConnection[] = [];
   for (const found of native.connections()) {
-    const protocol = PROTOCOLS.get(found.protocol);
+    const protocol = protocolOfNumber.get(found.protocol);
     if (protocol === undefined) continue;
     const client = { address: fromKernel(found.clientAddress), port: found.clientPort };
     const backend = { address: fromKernel(found.backendAddress), port: found.backendPort };

@@ -2,7 +2,8 @@ import type Long from 'long';
 import type { LoadBalancerError } from './errors.js';
 import type { Reason } from './reasons.js';
 
-export type Protocol = 'tcp' | 'udp';
+/** SCTP is balanced on its packets alone: no socket hook sees it connect. */
+export type Protocol = 'tcp' | 'udp' | 'sctp';
 export type Hook = 'socket' | 'tc' | 'xdp';
 export type Verdict = 'forward' | 'pass' | 'reject' | 'drop';
 export type Algorithm = 'random' | 'round-robin' | 'maglev' | 'source-hash';
@@ -283,7 +284,7 @@ export interface AffinityEntry {
 /** A connection of the packet path, as both hooks know it. */
 export interface TrackedConnection {
   protocol: Protocol;
-  /** TCP: 'opening', 'established', 'closing', 'closed' or 'reset'; others: 'opening' until there was an answer, then 'established'. */
+  /** TCP and SCTP: 'opening', 'established', 'closing', 'closed' or 'reset'; UDP: 'opening' until there was an answer, then 'established'. */
   state: string;
   client: Endpoint;
   service: string;

@@ -1,5 +1,6 @@
 import { canonicalAddress, canonicalCidr } from './addresses.js';
 import { LoadBalancerError } from './errors.js';
+import type { Protocol } from './types.js';
 
 /** Which call is being checked, for messages. */
 export class Place {
@@ -107,6 +108,8 @@ export function checkBoolean(place: Place, path: string, value: unknown): boolea
   if (typeof value !== 'boolean') throw place.invalid(path, 'be true or false', value);
   return value;
 }
+
+export const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp', 'sctp'];
 
 /** Checks that value is one of few strings. */
 export function checkChoice<T extends string>(place: Place, path: string, value: unknown, choices: readonly T[]): T {

@@ -269,7 +269,15 @@ struct lb_cursor {
 
 /* ---- ports in use by node port and host port frontends: 8 ports for each element ---------------------------------- */
 
-enum lb_port_use { LB_PORT_TCP4 = 1, LB_PORT_UDP4 = 2, LB_PORT_TCP6 = 4, LB_PORT_UDP6 = 8 };
+enum lb_port_use {
+	LB_PORT_TCP4 = 1 << 0,
+	LB_PORT_UDP4 = 1 << 1,
+	LB_PORT_TCP6 = 1 << 2,
+	LB_PORT_UDP6 = 1 << 3,
+	LB_PORT_SCTP4 = 1 << 4, /* for SNAT only: no hook sees SCTP bind */
+	LB_PORT_SCTP6 = 1 << 5,
+};
+#define LB_PORT_USES 6
 struct lb_ports {
 	__u8 use[8];
 };

@@ -262,16 +262,12 @@ LB_INLINE __u32 lb_draft_error(lb_context *ctx, struct lb_draft *draft, const st
 
 /* ---- in the packet's place ---------------------------------------------------------------------------------------------------- */
 
-/*
- * Has the device that it leaves by still to fill in a checksum? It would do so in the answer, too. Nothing says so: but a correction of a
- * sum that is not there yet changes nothing. Spoils two bytes of the IP header.
- */
+/* Has the device that it leaves by still to fill in a checksum? It would do so in the answer, too. Spoils two bytes of the IP header. */
 LB_INLINE bool lb_has_open_checksum(lb_context *ctx, __u32 at)
 {
 	__be16 word = 0;
 
-	return lb_store(ctx, at, &word, sizeof(word)) && !bpf_l4_csum_replace(ctx, at, 0, 1, sizeof(word)) &&
-	       lb_load(ctx, at, &word, sizeof(word)) && !word;
+	return lb_store(ctx, at, &word, sizeof(word)) && lb_checksum_is_open(ctx, at);
 }
 
 /* The frame becomes its link header and `length` bytes to write, and owes no checksum any more. */

@@ -366,6 +366,8 @@ __noinline int lb_dsr_way(lb_context *ctx)
 	}
 	if (work->packet.l3 != LB_ETH_LENGTH)
 		return LB_REASON_NOT_BALANCED;
+	if (work->dispatch != LB_DISPATCH_IPIP && !lb_can_rewrite(&work->packet, &work->to))
+		return LB_REASON_SCTP_PORT;
 	if (work->dispatch == LB_DISPATCH_OPTION) {
 		work->outer.length = 0;
 		if (lb_needs_option(&work->packet))

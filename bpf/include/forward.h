@@ -138,12 +138,20 @@ LB_INLINE void lb_touch(struct lb_connection *c, const struct lb_packet *p, __u3
 	lb_count_packet(p);
 }
 
+/* SHUTDOWN COMPLETE: both sides have done. */
+LB_INLINE bool lb_is_completed(const struct lb_packet *p)
+{
+	return p->protocol == LB_IPPROTO_SCTP && (p->flags & (LB_TCP_RST | LB_TCP_FIN)) == (LB_TCP_RST | LB_TCP_FIN);
+}
+
 LB_INLINE __u32 lb_life_of_client(const struct lb_connection *c, const struct lb_packet *p)
 {
 	__u32 flags = 0;
 
 	if (p->protocol == LB_IPPROTO_UDP)
 		return lb_read_once(c->life) & LB_LIFE_ANSWERED ? LB_LIFE_OPENED : 0;
+	if (lb_is_completed(p))
+		return LB_LIFE_FIN_CLIENT | LB_LIFE_FIN_BACKEND;
 	if (p->flags & LB_TCP_RST)
 		flags |= LB_LIFE_RESET;
 	if (p->flags & LB_TCP_FIN)
@@ -160,6 +168,8 @@ LB_INLINE __u32 lb_life_of_backend(const struct lb_packet *p)
 
 	if (p->protocol == LB_IPPROTO_UDP)
 		return flags;
+	if (lb_is_completed(p))
+		return flags | LB_LIFE_FIN_CLIENT | LB_LIFE_FIN_BACKEND;
 	if (p->flags & LB_TCP_RST)
 		flags |= LB_LIFE_RESET;
 	if (p->flags & LB_TCP_FIN)
@@ -294,9 +304,6 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	work->backend_port = lb_backend_port(choice.word);
 	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
 	work->service = region.line->head.service;
-	/* The checksum of SCTP covers its ports and all else: it keeps them. */
-	if (work->packet.protocol == LB_IPPROTO_SCTP && work->backend_port != work->packet.destination_port)
-		return LB_REASON_SCTP_PORT;
 	return lb_choose_mode(work, node, &region.line->head, &choice);
 }
 
@@ -575,7 +582,7 @@ LB_INLINE bool lb_is_for_snat(const struct lb_packet *p)
 	const struct lb_node *node = lb_node_settings();
 	__u16 port = bpf_ntohs(p->destination_port);
 
-	if (!node || ((port < node->snat_low || port > node->snat_high) && p->protocol != LB_IPPROTO_SCTP))
+	if (!node || port < node->snat_low || port > node->snat_high)
 		return false;
 	if (p->family == LB_IPV4)
 		return p->destination[0] == node->address4;

@@ -165,6 +165,21 @@ __noinline int lb_error_look(lb_context *ctx, __u32 out)
 	return lb_still_owned(&found);
 }
 
+/* SCTP's checksum, if it is there. How much of the packet is quoted is no matter. */
+LB_INLINE bool lb_rewrite_quoted_crc(lb_context *ctx, const struct lb_work *work, __u64 *change)
+{
+	const struct lb_packet *p = &work->packet, *q = &work->quoted;
+	__u32 at = q->l4 + LB_SCTP_CHECKSUM, before, after;
+
+	if (q->part != LB_WHOLE || at + sizeof(before) > p->l3 + p->length)
+		return true;
+	if (!lb_load(ctx, at, &before, sizeof(before)))
+		return false;
+	after = before ^ lb_crc_change_of_ports(q, &work->inner);
+	*change = lb_sum_change32(*change, before, after);
+	return lb_store(ctx, at, &after, sizeof(after));
+}
+
 /* The quoted transport header, as far as it is there; what that changes of the sum of the error is added to `change`. */
 LB_INLINE bool lb_rewrite_quoted_ports(lb_context *ctx, const struct lb_work *work, __u64 *change)
 {
@@ -174,11 +189,12 @@ LB_INLINE bool lb_rewrite_quoted_ports(lb_context *ctx, const struct lb_work *wo
 	__u32 at = lb_checksum_offset(q);
 	__u64 segment, pseudo;
 
-	if (q->protocol == LB_IPPROTO_SCTP)
-		return true;
 	segment = lb_sum_change16(lb_sum_change16(0, q->source_port, ports[0]), q->destination_port, ports[1]);
 	*change += segment;
-	if (at + sizeof(before) <= p->l3 + p->length) {
+	if (q->protocol == LB_IPPROTO_SCTP) {
+		if (!lb_rewrite_quoted_crc(ctx, work, change))
+			return false;
+	} else if (at + sizeof(before) <= p->l3 + p->length) {
 		pseudo = lb_sum_change_address(0, q->source, to->source, q->family);
 		pseudo = lb_sum_change_address(pseudo, q->destination, to->destination, q->family);
 		if (!lb_load(ctx, at, &before, sizeof(before)))

@@ -169,11 +169,8 @@ __noinline int lb_source_choose(lb_context *ctx)
 	work->source_port = work->packet.source_port;
 	if (work->mode == LB_MODE_DSR)
 		return LB_REASON_FORWARDED;
-	if ((work->mode == LB_MODE_LOCAL || work->packet.protocol == LB_IPPROTO_SCTP) &&
-	    lb_source_claim(ctx, work->packet.source_port, 0))
+	if (work->mode == LB_MODE_LOCAL && lb_source_claim(ctx, work->packet.source_port, 0))
 		return LB_REASON_FORWARDED;
-	if (work->packet.protocol == LB_IPPROTO_SCTP)
-		return LB_REASON_SNAT_PORTS_EXHAUSTED;
 	span = (__u32)node->snat_high - node->snat_low + 1;
 	start = lb_random();
 	for (int i = 0; i < LB_PORT_TRIES; i++) {

@@ -7,6 +7,7 @@
 #define LB_PACKET_H
 
 #include "abi.h"
+#include "crc32c.h"
 #include "flow.h"
 #include "kernel.h"
 
@@ -68,6 +69,17 @@ LB_STATIC_ASSERT(sizeof(struct lb_ipv6) == 40);
 
 enum lb_tcp_flag { LB_TCP_FIN = 1, LB_TCP_SYN = 2, LB_TCP_RST = 4, LB_TCP_ACK = 16 };
 
+/* RFC 9260, 3.2 */
+enum lb_sctp_chunk {
+	LB_SCTP_INIT = 1,
+	LB_SCTP_ABORT = 6,
+	LB_SCTP_SHUTDOWN = 7,
+	LB_SCTP_SHUTDOWN_ACK = 8,
+	LB_SCTP_SHUTDOWN_COMPLETE = 14,
+};
+#define LB_SCTP_CHECKSUM 8 /* its offset */
+#define LB_SCTP_FIRST_CHUNK 12
+
 enum lb_part {
 	LB_WHOLE = 0,
 	LB_FIRST_FRAGMENT = 1,
@@ -82,7 +94,7 @@ struct lb_packet {
 	__u8 protocol;
 	__u8 family; /* enum lb_family; 0: not an IP packet that we can read */
 	__u8 part;   /* enum lb_part */
-	__u8 flags;  /* of TCP; SCTP: LB_TCP_SYN for INIT, LB_TCP_RST for ABORT */
+	__u8 flags;  /* of TCP; SCTP: SYN for INIT, RST for ABORT, FIN for SHUTDOWN and its ACK, both for SHUTDOWN COMPLETE */
 	__u8 hops;   /* TTL, hop limit */
 	__u8 tos;    /* TOS, traffic class */
 	__u8 may_fragment; /* IPv4 without DF */
@@ -342,6 +354,24 @@ LB_INLINE bool lb_parse_ipv6(lb_context *ctx, struct lb_packet *p, const bool wh
 	return false;
 }
 
+/* An association ends with one side's SHUTDOWN, the other's SHUTDOWN ACK, and a SHUTDOWN COMPLETE, which nobody answers. */
+LB_INLINE __u8 lb_flags_of_chunk(__u8 chunk)
+{
+	switch (chunk) {
+	case LB_SCTP_INIT:
+		return LB_TCP_SYN;
+	case LB_SCTP_ABORT:
+		return LB_TCP_RST;
+	case LB_SCTP_SHUTDOWN:
+	case LB_SCTP_SHUTDOWN_ACK:
+		return LB_TCP_ACK | LB_TCP_FIN;
+	case LB_SCTP_SHUTDOWN_COMPLETE:
+		return LB_TCP_RST | LB_TCP_FIN;
+	default:
+		return LB_TCP_ACK;
+	}
+}
+
 /* Is all of the transport header there, and does what it says of its length agree with the packet's? */
 LB_INLINE bool lb_parse_ports(lb_context *ctx, struct lb_packet *p)
 {
@@ -372,9 +402,9 @@ LB_INLINE bool lb_parse_ports(lb_context *ctx, struct lb_packet *p)
 	/* SCTP: the first chunk tells. */
 	__u8 chunk;
 
-	if (left < 16 || !lb_load(ctx, p->l4 + 12, &chunk, sizeof(chunk)))
+	if (left < 16 || !lb_load(ctx, p->l4 + LB_SCTP_FIRST_CHUNK, &chunk, sizeof(chunk)))
 		return false;
-	p->flags = chunk == 1 ? LB_TCP_SYN : chunk == 6 ? LB_TCP_RST : chunk == 14 ? LB_TCP_FIN : LB_TCP_ACK;
+	p->flags = lb_flags_of_chunk(chunk);
 	return true;
 }
 
@@ -450,13 +480,57 @@ LB_INLINE bool lb_write_ipv6(lb_context *ctx, const struct lb_packet *p, const s
 	return lb_store(ctx, p->l3 + 8, addresses, sizeof(addresses)) && (!hops || lb_store(ctx, p->l3 + 7, &left, 1));
 }
 
+#if !LB_XDP
+/* Has the device that it leaves by still to fill in the checksum at `at`, which says 0? A correction of one that is not there yet changes nothing. */
+LB_INLINE bool lb_checksum_is_open(lb_context *ctx, __u32 at)
+{
+	__be16 word = 0;
+
+	return !bpf_l4_csum_replace(ctx, at, 0, 1, sizeof(word)) && lb_load(ctx, at, &word, sizeof(word)) && !word;
+}
+#endif
+
+/* Whether an SCTP packet can have other ports: of the first fragment nobody knows how long the whole is. */
+LB_INLINE bool lb_can_rewrite(const struct lb_packet *p, const struct lb_tuple *to)
+{
+	return p->protocol != LB_IPPROTO_SCTP || p->part != LB_FIRST_FRAGMENT ||
+	       (p->source_port == to->source_port && p->destination_port == to->destination_port);
+}
+
+LB_INLINE __u32 lb_crc_change_of_ports(const struct lb_packet *p, const struct lb_tuple *to)
+{
+	__u32 source = p->source_port ^ to->source_port, destination = p->destination_port ^ to->destination_port;
+
+	return lb_crc_change(source | destination << 16, p->length - (p->l4 - p->l3));
+}
+
+LB_INLINE bool lb_rewrite_sctp(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to)
+{
+	__be16 ports[2] = { to->source_port, to->destination_port };
+	__u32 at = p->l4 + LB_SCTP_CHECKSUM, checksum;
+
+	if (p->source_port == to->source_port && p->destination_port == to->destination_port)
+		return true;
+	if (p->part != LB_WHOLE || !lb_load(ctx, at, &checksum, sizeof(checksum)) || !lb_store(ctx, p->l4, ports, sizeof(ports)))
+		return false;
+#if !LB_XDP
+	if (!checksum && lb_checksum_is_open(ctx, at))
+		return true;
+#endif
+	checksum ^= lb_crc_change_of_ports(p, to);
+	return lb_store(ctx, at, &checksum, sizeof(checksum));
+}
+
 /*
- * Makes the packet one of this tuple, `hops` hops on, all checksums right. SCTP's ports are not changed: its checksum covers the whole
- * packet. A later fragment has no ports and no checksum of its own. False: half of it may be done, so the packet must be dropped.
+ * Makes the packet one of this tuple, `hops` hops on, all checksums right; it is one that lb_can_rewrite(). A later fragment has no ports and no
+ * checksum of its own. False: half of it may be done, so the packet must be dropped.
  */
 LB_INLINE bool lb_rewrite(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u8 hops)
 {
-	if (p->part != LB_LATER_FRAGMENT && p->protocol != LB_IPPROTO_SCTP) {
+	if (p->part != LB_LATER_FRAGMENT && p->protocol == LB_IPPROTO_SCTP) {
+		if (!lb_rewrite_sctp(ctx, p, to))
+			return false;
+	} else if (p->part != LB_LATER_FRAGMENT) {
 		__be16 ports[2] = { to->source_port, to->destination_port };
 		__u64 pseudo = 0, segment = 0;
 

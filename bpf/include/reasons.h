@@ -59,7 +59,7 @@ enum lb_reason {
 	LB_REASON_HOP_LIMIT = 26,
 	/* drop: A later fragment came without its first one, which has the ports. */
 	LB_REASON_FRAGMENT_WITHOUT_FIRST = 27,
-	/* drop: The backend's port is another than the frontend's, and SCTP keeps its ports on the packet path, as its checksum covers the whole packet. */
+	/* drop: An SCTP packet came in fragments and needs other ports, which its checksum covers together with all the rest of it. */
 	LB_REASON_SCTP_PORT = 28,
 	/* drop: The backend's port is another than the frontend's, and the DSR dispatch 'l2' leaves packets as they are. */
 	LB_REASON_DSR_PORT = 29,

@@ -90,7 +90,7 @@ void stop_point() {
 #endif
 
 Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices)
-    : options_(options), maps_(std::move(maps)), frontends_(maps_), port_users_(65536 * 4, 0), indices_(std::move(indices)) {
+    : options_(options), maps_(std::move(maps)), frontends_(maps_), port_users_(65536 * LB_PORT_USES, 0), indices_(std::move(indices)) {
   indices_->on_rested([this](const Rested& r) {
     if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
     if (r.kind == IndexKind::range_set) ranges_.remove(r.index);
@@ -266,13 +266,13 @@ void Balancer::retire_counters(uint32_t backend, uint32_t service) {
 
 void Balancer::count_ports(const Service& service, int by) {
   for (const auto& f : service.frontends)
-    if (protects_port(f.kind)) port_users_[ntohs(f.key.port) * 4u + static_cast<unsigned>(__builtin_ctz(port_bit(f.key)))] += static_cast<uint16_t>(by);
+    if (protects_port(f.kind)) port_users_[ntohs(f.key.port) * static_cast<size_t>(LB_PORT_USES) + static_cast<unsigned>(__builtin_ctz(port_bit(f.key)))] += static_cast<uint16_t>(by);
 }
 
 PortSet Balancer::protected_ports() const {
   PortSet ports;
   for (uint32_t i = 0; i < port_users_.size(); i++)
-    if (port_users_[i]) ports.insert(static_cast<uint16_t>(i / 4));
+    if (port_users_[i]) ports.insert(static_cast<uint16_t>(i / LB_PORT_USES));
   return ports;
 }
 

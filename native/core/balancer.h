@@ -220,7 +220,7 @@ class Balancer {
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
   Needs used_;                                       // of services_, without the canary
   PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
-  std::vector<uint16_t> port_users_;                 // port * 4 + bit of enum lb_port_use
+  std::vector<uint16_t> port_users_;                 // port * LB_PORT_USES + bit of enum lb_port_use
   std::string settings_;
   bool has_settings_ = false;
   std::unordered_map<uint32_t, std::unique_ptr<Attachment>> attachments_;

@@ -24,6 +24,7 @@ void write_region(lb_line* table, uint32_t first, const std::vector<__u64>& word
 uint8_t port_bit(const Key& key) {
   const bool v6 = key.address.family == LB_IPV6;
   if (key.protocol == IPPROTO_TCP) return v6 ? LB_PORT_TCP6 : LB_PORT_TCP4;
+  if (key.protocol == IPPROTO_SCTP) return v6 ? LB_PORT_SCTP6 : LB_PORT_SCTP4;
   return v6 ? LB_PORT_UDP6 : LB_PORT_UDP4;
 }
 
@@ -121,7 +122,7 @@ void Commit::use_ports(const std::vector<Frontend>& frontends, bool on) {
     if (!protects_port(f.kind)) continue;
     const uint16_t port = ntohs(f.key.port);
     const uint8_t bit = port_bit(f.key);
-    uint16_t& users = b_.port_users_[port * 4u + static_cast<unsigned>(__builtin_ctz(bit))];
+    uint16_t& users = b_.port_users_[port * static_cast<size_t>(LB_PORT_USES) + static_cast<unsigned>(__builtin_ctz(bit))];
     uint8_t* use = &b_.maps_.ports[port / 8].use[port % 8];
     if (on) {
       ports_changed_ |= users == 0;

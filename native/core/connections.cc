@@ -17,7 +17,7 @@ uint64_t now_ms() {
 }
 
 const char* state_of(uint8_t protocol, uint32_t life) {
-  if (protocol != IPPROTO_TCP) return life & (LB_LIFE_ANSWERED | LB_LIFE_OPENED) ? "established" : "opening";
+  if (protocol == IPPROTO_UDP) return life & (LB_LIFE_ANSWERED | LB_LIFE_OPENED) ? "established" : "opening";
   if (life & LB_LIFE_RESET) return "reset";
   if ((life & kClosed) == kClosed) return "closed";
   if (life & kClosed) return "closing";

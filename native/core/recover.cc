@@ -54,8 +54,8 @@ Status Balancer::recover() {
     for (const auto& [name, s] : services_) count_ports(*s, 1);
     for (uint32_t port = 0; port < 65536; port++) {
       uint8_t use = 0;
-      for (unsigned bit = 0; bit < 4; bit++)
-        if (port_users_[port * 4 + bit]) use |= static_cast<uint8_t>(1u << bit);
+      for (unsigned bit = 0; bit < LB_PORT_USES; bit++)
+        if (port_users_[port * LB_PORT_USES + bit]) use |= static_cast<uint8_t>(1u << bit);
       uint8_t* word = &maps_.ports[port / 8].use[port % 8];
       if (*word != use) __atomic_store_n(word, use, __ATOMIC_RELEASE);
     }

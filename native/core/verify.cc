@@ -13,7 +13,7 @@ std::string name_of(const Key& key) {
   std::string name = key.address.text();
   name += " port ";
   name += std::to_string(ntohs(key.port));
-  name += key.protocol == IPPROTO_TCP ? "/tcp" : "/udp";
+  name += key.protocol == IPPROTO_TCP ? "/tcp" : key.protocol == IPPROTO_UDP ? "/udp" : "/sctp";
   return name;
 }
 
@@ -91,8 +91,8 @@ std::vector<Problem> Balancer::check() {
     if (lb_slot_kind(maps_.slots[i].word) == LB_SLOT_PENDING)
       found.push_back({"ERR_KERNEL", "slot " + std::to_string(i), "a change of it was never finished", kRemedy});
   std::vector<uint8_t> use(65536, 0);
-  for (uint32_t i = 0; i < 65536 * 4; i++)
-    if (port_users_[i]) use[i / 4] |= static_cast<uint8_t>(1u << i % 4);
+  for (uint32_t i = 0; i < port_users_.size(); i++)
+    if (port_users_[i]) use[i / LB_PORT_USES] |= static_cast<uint8_t>(1u << i % LB_PORT_USES);
   for (uint32_t port = 0; port < 65536; port++)
     if (maps_.ports[port / 8].use[port % 8] != use[port]) found.push_back({"ERR_KERNEL", "port " + std::to_string(port), "its protection is not what the frontends say", kRemedy});
   check_links(found);
@@ -107,7 +107,7 @@ void Balancer::check_ports(std::vector<Problem>& found) {
   auto used = [&](const BoundPort& b, uint8_t family) {
     Frontend probe;
     probe.key = {{family, {}}, htons(b.port), static_cast<uint8_t>(b.tcp ? IPPROTO_TCP : IPPROTO_UDP), LB_SCOPE_INTERNAL};
-    if (!port_users_[b.port * 4u + static_cast<unsigned>(__builtin_ctz(port_bit(probe.key)))]) return false;
+    if (!port_users_[b.port * static_cast<size_t>(LB_PORT_USES) + static_cast<unsigned>(__builtin_ctz(port_bit(probe.key)))]) return false;
     if (b.address == Address{b.address.family, {}}) return true;
     probe.key.address = b.address;
     return keys_.count(probe.key) != 0;

@@ -87,7 +87,6 @@ static const char *check_to_backend(const struct world *w, const struct definiti
 {
 	struct flow f = { .client = before->source, .service = before->destination, .protocol = before->protocol };
 	struct endpoint node = node_address(w, before->family);
-	bool keeps_port;
 	int i = 0;
 
 	while (i < d->count && !same(d->backend[i], after->destination))
@@ -105,8 +104,7 @@ static const char *check_to_backend(const struct world *w, const struct definiti
 	if (!f.local && !same_address(&after->source, &node))
 		return "a remote backend does not see this node";
 	/* A local backend sees another port, too, when the client's is taken by another service with the same backend. */
-	keeps_port = f.local || before->protocol == IPPROTO_SCTP;
-	if (!is_snat_port(w, after->source.port) && !(keeps_port && after->source.port == before->source.port))
+	if (!is_snat_port(w, after->source.port) && !(f.local && after->source.port == before->source.port))
 		return "a source port that is none of SNAT";
 	*full = !model_learn(&f);
 	return NULL;

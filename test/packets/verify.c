@@ -268,4 +268,6 @@ void view_blank(uint8_t *frame, const struct view *v)
 		memset(frame + v->transport, 0, 4);
 	if (v->protocol == IPPROTO_TCP || v->protocol == IPPROTO_UDP)
 		memset(frame + checksum_at(v), 0, 2);
+	if (v->protocol == IPPROTO_SCTP)
+		memset(frame + v->transport + 8, 0, 4);
 }

@@ -112,7 +112,7 @@ export const ports = {
   dsrSame: 95,
 } as const;
 export const nodePort = 30_080;
-/** Of each backend; those of SCTP services have the port of the service. */
+/** Of each backend but that of `dsrSame`. */
 export const backendPort = 8080;
 
 const algorithms = { random: 0, roundRobin: 1, maglev: 2 };
@@ -201,7 +201,7 @@ export function worldLines(): string[] {
     ...families.flatMap((f) =>
       ['tcp', 'udp', 'sctp'].flatMap((protocol) =>
         services(f).map(({ address, port, algorithm = 0, flags: bits = 0, policy = 0, backends }) => {
-          const to = protocol === 'sctp' || port === ports.dsrSame ? port : backendPort;
+          const to = port === ports.dsrSame ? port : backendPort;
           const list = backends.map((backend) => {
             const [host, local] = backend.split('/');
             return `${host}@${to}${local ? '/local' : ''}`;

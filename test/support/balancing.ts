@@ -1,4 +1,4 @@
-import { type Endpoint, type FrontendKind, LoadBalancer, type OpenOptions, type ServiceSpec } from 'ebpf-lb';
+import { type Endpoint, type FrontendKind, LoadBalancer, type OpenOptions, type Protocol, type ServiceSpec } from 'ebpf-lb';
 import { addressIn, type Family, type Machine, type PacketLab } from './packet-lab.js';
 
 /** Where packets are balanced. */
@@ -24,9 +24,13 @@ export async function balance(lab: PacketLab, machine: Machine, hook: HookName, 
 export const externalKinds = ['nodePort', 'hostPort', 'external', 'loadBalancer'] as const satisfies FrontendKind[];
 export type ExternalKind = (typeof externalKinds)[number];
 
-/** Frontends of every kind, family and protocol. No two numbers (below 100) share an address and port. */
-export function frontendsOf(lab: PacketLab, number: number, port = 80): NonNullable<ServiceSpec['frontends']> {
-  const protocols = ['tcp', 'udp'] as const;
+/** Frontends of every kind, family and protocol, by default without SCTP. No two numbers (below 100) share an address and port. */
+export function frontendsOf(
+  lab: PacketLab,
+  number: number,
+  port = 80,
+  protocols: Protocol[] = ['tcp', 'udp'],
+): NonNullable<ServiceSpec['frontends']> {
   return protocols.flatMap((protocol) => [
     { kind: 'nodePort' as const, port: frontend(lab, 'nodePort', 4, number).port, protocol },
     { kind: 'hostPort' as const, port: frontend(lab, 'hostPort', 4, number).port, protocol },

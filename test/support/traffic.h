@@ -152,6 +152,17 @@ static inline void *receive_stream(void *arg)
 	return NULL;
 }
 
+#define SCTP_NODELAY 3 /* <linux/sctp.h>, which not every system has */
+
+/* Each of the two fails where it does not belong. */
+static inline void set_no_delay(int fd)
+{
+	int one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_SCTP, SCTP_NODELAY, &one, sizeof(one));
+}
+
 static inline void set_patience(int fd, unsigned ms)
 {
 	struct timeval time = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};

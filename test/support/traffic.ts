@@ -1,4 +1,4 @@
-import type { ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawnSync } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Endpoint, Protocol } from 'ebpf-lb';
 import type { Lab } from 'ebpf-lb/lab';
@@ -56,6 +56,14 @@ export function serveTraffic(lab: Lab, namespace: string, ports: number[]): Prom
   return startProgram(lab, namespace, 'traffic_server', [namespace, ...ports.map(String)]);
 }
 
+/** SCTP on these ports. */
+export function serveSctp(lab: Lab, namespace: string, ports: number[]): Promise<void> {
+  return startProgram(lab, namespace, 'traffic_server', [namespace, '--sctp', ...ports.map(String)]);
+}
+
+/** Whether this kernel has SCTP sockets. */
+export const hasSctp = (): boolean => spawnSync(compile('traffic_client'), ['--sctp']).status === 0;
+
 /** A process in a namespace whose sockets the test drives (traffic_client.c). */
 export class TrafficClient {
   readonly #child: ChildProcess;
@@ -88,7 +96,7 @@ export class TrafficClient {
   }
 
   /**
-   * A TCP connection, or a UDP socket whose datagrams go to this endpoint.
+   * A TCP or SCTP connection, or a UDP socket whose datagrams go to this endpoint.
    * @throws with the errno's name as message
    */
   async open(protocol: Protocol, to: Endpoint, options: SocketOptions = {}): Promise<TrafficSocket> {

@@ -2,12 +2,14 @@
 // A client of traffic_server whose sockets a test drives. Each line of standard input is a command, `ID OP ARGUMENT...`; each answer a line
 // `ID {JSON}`. Commands of different sockets may be under way at once; none takes longer than its socket's patience.
 //   tcp ADDRESS PORT PATIENCE_MS OWN OWN_PORT     connects ('-' and 0: any address, any port); {socket, own, peer} or {error}
+//   sctp ...                                      likewise
 //   udp ADDRESS PORT PATIENCE_MS OWN OWN_PORT     an unconnected socket whose datagrams go there
 //   connected-udp ...                             likewise, and from there only
 //   who SOCKET [ADDRESS PORT]                     {server, client, backend}, datagrams also {from}
 //   move SOCKET DOWN UP                           bytes in both directions at once; {received, sent, intact, ms}
 //   burst SOCKET COUNT SIZE                       datagrams; {sent, answered, intact}
 //   close SOCKET
+// traffic_client --sctp: ends with status 0 if this kernel has SCTP.
 #define _GNU_SOURCE
 #include "traffic.h"
 
@@ -61,7 +63,7 @@ static bool parse(const char *address, unsigned port, struct sockaddr_in6 *out)
 	return inet_pton(AF_INET6, mapped, &out->sin6_addr) == 1;
 }
 
-static void open_socket(const struct command *command, int type, bool connected, const char *arguments)
+static void open_socket(const struct command *command, int type, int protocol, bool connected, const char *arguments)
 {
 	char address[64], own_address[64];
 	unsigned port, patience, own_port;
@@ -72,7 +74,7 @@ static void open_socket(const struct command *command, int type, bool connected,
 	if (sscanf(arguments, "%63s %u %u %63s %u", address, &port, &patience, own_address, &own_port) != 5 || !parse(address, port, &to) ||
 	    !parse(own_address, own_port, &own))
 		return fail(command->id, EINVAL);
-	fd = socket(AF_INET6, type | SOCK_CLOEXEC, 0);
+	fd = socket(AF_INET6, type | SOCK_CLOEXEC, protocol);
 	if (fd < 0)
 		return fail(command->id, errno);
 	if (fd >= SOCKETS) {
@@ -83,7 +85,7 @@ static void open_socket(const struct command *command, int type, bool connected,
 	/* One port to several places; with it, any port may be one that another datagram socket has. */
 	if (own_port)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	set_no_delay(fd);
 	set_patience(fd, patience);
 	if (type == SOCK_DGRAM) {
 		/* Or ICMP errors would be lost on a socket that is not connected. */
@@ -252,11 +254,13 @@ static void *run(void *arg)
 	sscanf(command->text, "%15s %n", op, &skip);
 	rest = command->text + skip;
 	if (strcmp(op, "tcp") == 0)
-		open_socket(command, SOCK_STREAM, true, rest);
+		open_socket(command, SOCK_STREAM, IPPROTO_TCP, true, rest);
+	else if (strcmp(op, "sctp") == 0)
+		open_socket(command, SOCK_STREAM, IPPROTO_SCTP, true, rest);
 	else if (strcmp(op, "udp") == 0)
-		open_socket(command, SOCK_DGRAM, false, rest);
+		open_socket(command, SOCK_DGRAM, IPPROTO_UDP, false, rest);
 	else if (strcmp(op, "connected-udp") == 0)
-		open_socket(command, SOCK_DGRAM, true, rest);
+		open_socket(command, SOCK_DGRAM, IPPROTO_UDP, true, rest);
 	else if (strcmp(op, "who") == 0)
 		who(command, rest);
 	else if (strcmp(op, "move") == 0)
@@ -271,11 +275,13 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct rlimit files = {SOCKETS, SOCKETS};
 	char line[LINE];
 
+	if (argc > 1 && strcmp(argv[1], "--sctp") == 0)
+		return socket(AF_INET6, SOCK_STREAM, IPPROTO_SCTP) < 0;
 	setrlimit(RLIMIT_NOFILE, &files);
 	while (fgets(line, sizeof(line), stdin)) {
 		struct command *command = calloc(1, sizeof(*command));

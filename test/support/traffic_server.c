@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// traffic_server NAME PORT...: TCP and UDP servers on all addresses of both families that say who they are and whom they see.
-// On a TCP connection, any number of times:
+// traffic_server NAME [--sctp] PORT...: TCP and UDP servers, or SCTP servers instead, on all addresses of both families that say who they are and whom they see.
+// On a connection, any number of times:
 //   who                 answers NAME PEER PEER_PORT OWN OWN_PORT
 //   move DOWN UP SEED   sends DOWN bytes while it reads UP bytes, then answers: bytes read, and `intact` or `broken`
 // To a datagram it answers NAME PEER PEER_PORT OWN OWN_PORT and the datagram.
@@ -15,10 +15,10 @@ enum { PATIENCE_MS = 20000 };
 
 static const char *name;
 
-static int open_port(int type, int port)
+static int open_port(int type, int protocol, int port)
 {
 	struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-	int fd = socket(AF_INET6, type | SOCK_CLOEXEC, 0), one = 1, zero = 0;
+	int fd = socket(AF_INET6, type | SOCK_CLOEXEC, protocol), one = 1, zero = 0;
 
 	if (fd < 0)
 		err(1, "socket");
@@ -55,12 +55,12 @@ static bool move(int fd, uint64_t down, uint64_t up, uint64_t seed)
 
 static void *serve(void *arg)
 {
-	int fd = (intptr_t)arg, one = 1;
+	int fd = (intptr_t)arg;
 	struct name peer = peer_name(fd), own = local_name(fd);
 	unsigned long long down, up, seed;
 	char line[LINE];
 
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	set_no_delay(fd);
 	while (read_line(fd, line)) {
 		if (strcmp(line, "who") == 0) {
 			int length = introduce(line, &peer, &own);
@@ -143,12 +143,15 @@ static void *answer_all(void *arg)
 
 int main(int argc, char **argv)
 {
-	if (argc < 3)
-		errx(2, "usage: traffic_server NAME PORT...");
+	bool sctp = argc > 2 && strcmp(argv[2], "--sctp") == 0;
+
+	if (argc < 3 + sctp)
+		errx(2, "usage: traffic_server NAME [--sctp] PORT...");
 	name = argv[1];
-	for (int i = 2; i < argc; i++) {
-		start(accept_all, open_port(SOCK_STREAM, atoi(argv[i])));
-		start(answer_all, open_port(SOCK_DGRAM, atoi(argv[i])));
+	for (int i = 2 + sctp; i < argc; i++) {
+		start(accept_all, open_port(SOCK_STREAM, sctp ? IPPROTO_SCTP : IPPROTO_TCP, atoi(argv[i])));
+		if (!sctp)
+			start(answer_all, open_port(SOCK_DGRAM, IPPROTO_UDP, atoi(argv[i])));
 	}
 	puts("ready");
 	fflush(stdout);

@@ -357,3 +357,13 @@ describe('frontends on addresses of the node', () => {
     ).toEqual([]);
   });
 });
+
+it('SCTP has the number of its protocol, at DSR too', async () => {
+  const put = await compiled({ protocol: 'sctp', frontends: [{ kind: 'nodePort', port: 30001, protocol: 'sctp' }] }, NODE);
+  expect(put.frontends.filter((_, i) => i % FRONTEND_FIELDS === 2)).toEqual([132, 132, 132, 132, 132]);
+  const { lb, native } = await openStub({ node: NODE });
+  await lb.enableDSR();
+  expect(native.packets.at(-1)!.dsr).toBe(16 + 1 + 2 + 4 + 8);
+  await lb.enableDSR({ protocols: ['sctp'], services: 'marked' });
+  expect(native.packets.at(-1)!.dsr).toBe(16 + 8);
+});

@@ -92,7 +92,7 @@ describe('explain', () => {
   });
 
   it.each<[string, object, string]>([
-    ['protocol', { protocol: 'icmp' }, "protocol must be 'tcp' or 'udp'"],
+    ['protocol', { protocol: 'icmp' }, "protocol must be 'tcp', 'udp' or 'sctp'"],
     ['from', { from: 'moon' }, "from must be 'external', 'pod' or 'host'"],
     ['source', { source: undefined }, 'source must be an object'],
     ['source.address', { source: { address: 'x' } }, 'source.address must be an IPv4 or IPv6 address'],

@@ -116,7 +116,7 @@ const wrongServices: [string, object, string, string][] = [
     'address',
     "address is missing; 'address' and 'port' together are one frontend of kind 'cluster'",
   ],
-  ['a bad protocol', { protocol: 'icmp' }, 'protocol', "protocol must be 'tcp' or 'udp', got \"icmp\""],
+  ['a bad protocol', { protocol: 'icmp' }, 'protocol', "protocol must be 'tcp', 'udp' or 'sctp', got \"icmp\""],
   ['affinity to nothing', { affinity: { clientIP: false } }, 'affinity.clientIP', 'must be true (leave affinity out for none)'],
   ['no affinity time', { affinity: { clientIP: true, timeoutSeconds: 0 } }, 'affinity.timeoutSeconds', 'must be 1 to 86400, got 0'],
   ['half a second', { affinity: { clientIP: true, timeoutSeconds: 1.5 } }, 'affinity.timeoutSeconds', 'a whole number, 1 to 86400'],
