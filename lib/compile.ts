@@ -182,6 +182,16 @@ function keepsFlows({ state }: Backend, standsIn: boolean): boolean {
   return state === 'active' || state === 'terminating' || (state === 'quarantined' && standsIn);
 }
 
+/** Outer destinations of direct server return. */
+function compileVias({ backends }: Spec): (string | number)[] {
+  const flat: (string | number)[] = [];
+  for (let i = 0; i < backends.length; i++) {
+    const via = backends[i]!.place?.via;
+    if (via !== undefined) flat.push(i, via);
+  }
+  return flat;
+}
+
 /** The service as the addon takes it. `head`: its record up to the backends. */
 export function compile(spec: Spec, owner: string, head: string, keys: readonly Key[], node: Node | undefined): PutService {
   const pools = usedPools(spec, keys);
@@ -199,5 +209,6 @@ export function compile(spec: Spec, owner: string, head: string, keys: readonly 
     ranges,
     frontends,
     backends: compileBackends(spec, pools, node),
+    vias: compileVias(spec),
   };
 }

@@ -86,13 +86,22 @@ function refusal(flow: Flow, answer: NativeDecision, spec: Spec | undefined, mod
   return isOurs && answer.backend !== undefined ? 'source-is-ours' : undefined;
 }
 
-/** Whether the backend sees another source than the client's: one elsewhere without DSR, and a workload that meets itself. */
-function isTranslated(flow: Flow, backend: Endpoint, spec: Spec, model: Model, dsr: Dsr | undefined): boolean {
-  if (backend.address === flow.source.address) return true;
+interface Way {
+  /** The backend sees another source than the client's: one elsewhere without DSR, and a workload that meets itself. */
+  isTranslated: boolean;
+  /** Where DSR sends what is for the backend. */
+  via: string | undefined;
+}
+
+/** How a packet gets to its backend. */
+function wayTo(flow: Flow, backend: Endpoint, spec: Spec, model: Model, dsr: Dsr | undefined): Way {
+  if (backend.address === flow.source.address) return { isTranslated: true, via: undefined };
   const known = spec.backends.find(({ address, port }) => address === backend.address && port === backend.port);
-  if (flow.from !== 'external' || known === undefined || isLocal(known, model.node)) return false;
-  const returnsDirectly = dsr?.protocols.includes(flow.protocol) === true && spec.forwarding !== 'snat';
-  return !(returnsDirectly && (dsr.services === 'all' || spec.forwarding === 'dsr'));
+  if (flow.from !== 'external' || known === undefined || isLocal(known, model.node)) return { isTranslated: false, via: undefined };
+  const mayReturn = dsr?.protocols.includes(flow.protocol) === true && spec.forwarding !== 'snat';
+  if (!mayReturn || (dsr.services === 'marked' && spec.forwarding !== 'dsr')) return { isTranslated: true, via: undefined };
+  const isWrapped = dsr.dispatch === 'ipip' || dsr.dispatch === 'geneve';
+  return { isTranslated: false, via: isWrapped ? known.place?.via : undefined };
 }
 
 /** No socket hook runs for SCTP. */
@@ -124,10 +133,12 @@ export function explain(native: NativeBalancer, model: Model, dsr: Dsr | undefin
   if (answer.service !== undefined) decision.service = answer.service;
   if (answer.frontend !== undefined) decision.frontend = toFrontend(answer.frontend, flow.protocol);
   if (answer.backend !== undefined) decision.backend = toEndpoint(answer.backend);
+  let way: Way | undefined;
   if (flow.hook !== 'socket' && decision.backend !== undefined && spec !== undefined) {
-    decision.masquerade = isTranslated(flow, decision.backend, spec, model, dsr);
+    way = wayTo(flow, decision.backend, spec, model, dsr);
+    decision.masquerade = way.isTranslated;
   }
-  decision.text = describe(decision, flow, spec);
+  decision.text = describe(decision, flow, spec, way?.via);
   return decision;
 }
 
@@ -149,7 +160,7 @@ function isDetermined(flow: Flow, verdict: Verdict, answer: NativeDecision, spec
   );
 }
 
-function describe(decision: Decision, flow: Flow, spec: Spec | undefined): string {
+function describe(decision: Decision, flow: Flow, spec: Spec | undefined, via: string | undefined): string {
   const who = { external: 'outside', pod: 'a workload of this node', host: 'the node itself' }[flow.from];
   const what = `${flow.protocol} from ${who} to ${endpointText(flow.destination)}`;
   const { verdict, service, backend, candidates } = decision;
@@ -158,7 +169,8 @@ function describe(decision: Decision, flow: Flow, spec: Spec | undefined): strin
     const did = { forward: 'is forwarded', pass: 'passes unchanged', reject: 'is rejected', drop: 'is dropped' }[verdict];
     return `${what} ${did}${of}: ${reasons[decision.reason]?.sentence ?? decision.reason}`;
   }
-  return `${what} goes to ${endpointText(backend)}, ${choice(decision, candidates.length, spec)} of service '${service}'.`;
+  const way = via === undefined ? '' : ` by way of ${via}`;
+  return `${what} goes to ${endpointText(backend)}${way}, ${choice(decision, candidates.length, spec)} of service '${service}'.`;
 }
 
 function choice(decision: Decision, count: number, spec: Spec | undefined): string {

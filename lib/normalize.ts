@@ -28,7 +28,7 @@ const ON_NO_BACKENDS = ['reject', 'drop'] as const;
 const ON_BACKEND_REMOVED = ['keep'] as const;
 
 const FRONTEND_KEYS = ['kind', 'address', 'port', 'protocol', 'sourceRanges'];
-const BACKEND_KEYS = ['address', 'port', 'weight', 'state', 'node', 'zone', 'forZones', 'forNodes'];
+const BACKEND_KEYS = ['address', 'port', 'weight', 'state', 'node', 'zone', 'forZones', 'forNodes', 'via'];
 const SERVICE_KEYS = [
   'name',
   'address',
@@ -57,15 +57,21 @@ function normalizeNames(place: Place, path: string, value: unknown): readonly st
 }
 
 function normalizePlace(place: Place, i: number, value: Record<string, unknown>): BackendPlace | undefined {
-  const { node, zone, forZones, forNodes } = value;
+  const { node, zone, forZones, forNodes, via } = value;
   const at = {
     node: node === undefined ? undefined : checkName(place, `backends[${i}].node`, node),
     zone: zone === undefined ? undefined : checkName(place, `backends[${i}].zone`, zone),
     forZones: forZones === undefined ? undefined : normalizeNames(place, `backends[${i}].forZones`, forZones),
     forNodes: forNodes === undefined ? undefined : normalizeNames(place, `backends[${i}].forNodes`, forNodes),
+    via: via === undefined ? undefined : normalizeVia(place, `backends[${i}].via`, via),
   };
-  const isSomewhere = at.node !== undefined || at.zone !== undefined || at.forZones !== undefined || at.forNodes !== undefined;
-  return isSomewhere ? at : undefined;
+  return Object.values(at).some((field) => field !== undefined) ? at : undefined;
+}
+
+function normalizeVia(place: Place, path: string, value: unknown): string {
+  const via = checkAddress(place, path, value);
+  if (isLoopback(via)) throw place.invalid(path, "be an address that other machines reach, as the backend's node's is, not loopback", via);
+  return via;
 }
 
 function normalizeBackend(place: Place, value: unknown, i: number): Backend {
@@ -96,6 +102,7 @@ function normalizeBackend(place: Place, value: unknown, i: number): Backend {
       case 'zone':
       case 'forZones':
       case 'forNodes':
+      case 'via':
         isPlaced = true;
         break;
       default:

@@ -38,6 +38,7 @@ function sameBackend(stored: Backend, given: unknown): boolean {
         continue;
       case 'node':
       case 'zone':
+      case 'via':
         if (place === undefined || field !== place[key]) return false;
         missing--;
         continue;
@@ -59,6 +60,7 @@ function placeFields(place: BackendPlace): number {
   if (place.zone !== undefined) count++;
   if (place.forZones !== undefined) count++;
   if (place.forNodes !== undefined) count++;
+  if (place.via !== undefined) count++;
   return count;
 }
 

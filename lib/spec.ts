@@ -39,6 +39,7 @@ export interface BackendPlace {
   readonly zone: string | undefined;
   readonly forZones: readonly string[] | undefined;
   readonly forNodes: readonly string[] | undefined;
+  readonly via: string | undefined;
 }
 
 export interface Spec {
@@ -102,11 +103,12 @@ function publicFrontend(frontend: Frontend): FrontendSpec {
 function publicBackend(backend: Backend): BackendSpec {
   const result: BackendSpec = { address: backend.address, port: backend.port, weight: backend.weight, state: backend.state };
   if (backend.place === undefined) return result;
-  const { node, zone, forZones, forNodes } = backend.place;
+  const { node, zone, forZones, forNodes, via } = backend.place;
   if (node !== undefined) result.node = node;
   if (zone !== undefined) result.zone = zone;
   if (forZones !== undefined) result.forZones = [...forZones];
   if (forNodes !== undefined) result.forNodes = [...forNodes];
+  if (via !== undefined) result.via = via;
   return result;
 }
 

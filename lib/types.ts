@@ -51,6 +51,11 @@ export interface BackendSpec extends Endpoint {
   /** Topology hints, as an EndpointSlice carries them; the library applies kube-proxy's rule. */
   forZones?: string[];
   forNodes?: string[];
+  /**
+   * Where DSR by 'ipip' and 'geneve' sends packets for it, of either family; default: the backend itself. An address of the backend's node: by 'ipip' it is
+   * the node that chooses then when several of the service's backends run there.
+   */
+  via?: string;
 }
 
 /** A service: its frontends, its backends, and how one is chosen. */

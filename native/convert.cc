@@ -111,6 +111,13 @@ Service to_service(const Napi::Object& value) {
     b.flags = backend_flags(number(backends, i + 3));
     s.backends.push_back(b);
   }
+  const auto vias = value.Get("vias").As<Napi::Array>();
+  for (uint32_t i = 0; i + 1 < vias.Length(); i += 2) {
+    const uint32_t at = number(vias, i);
+    if (at >= s.backends.size()) throw Napi::TypeError::New(env, "no such backend");
+    s.backends[at].via = address(env, vias.Get(i + 1));
+    s.backends[at].flags |= LB_BACKEND_VIA;
+  }
   return s;
 }
 

@@ -474,16 +474,22 @@ LB_INLINE __u32 lb_reply_index(__u64 w) { return (__u32)w & ((1u << LB_CONNECTIO
 
 #define LB_CLOSED_SECONDS 60 /* for which an entry stays after a reset, or a FIN of both sides */
 
-/* lb_vias[backend]: where encapsulated packets for it go. */
+/* lb_vias[backend]: where encapsulated packets for it go. The hash may give the element to another backend while it is read: both refs tell. */
 struct lb_via {
+	__u32 ref; /* of the backend */
 	__be32 address[4];
 	__u32 family; /* enum lb_family */
+	__u32 ref_again;
 };
 
-/* lb_locals: the backend of a service that has this address on this node; address 0: any of them. The value is a backend index. */
+/*
+ * lb_locals: the backend of a service that has this address, or this outer destination, on this node (IPv4 as ::ffff:a.b.c.d). With LB_LOCAL_NTH
+ * the address is a number instead: 1 and so on of those of the family; 0: how many there are. The value is a backend index.
+ */
+#define LB_LOCAL_NTH 0x100
 struct lb_local_key {
 	__u32 service;
-	__u32 family;
+	__u32 family; /* of the packet inside */
 	__be32 address[4];
 };
 
@@ -513,14 +519,14 @@ struct lb_connection {
 	__u8 protocol;
 	__u8 family; /* enum lb_family */
 	__u8 mode;   /* enum lb_mode */
-	__u8 overhead; /* bytes that a peer wraps its packets in; 0: they come as they are */
+	__u8 overhead; /* bytes that a peer wraps its packets in; 0: they come as they are. DSR: family of `via` */
 	__u32 backend_ref;
 	__u64 life;    /* seconds of CLOCK_MONOTONIC when last seen << 32 | enum lb_life */
 	__u32 created; /* likewise */
 	__u32 service_id;
 	__u64 packets; /* both directions */
 	__u64 bytes;
-	__u64 reserved2[2];
+	__be32 via[4]; /* DSR: outer destination, if it is another than the backend; what counts once the backend is gone */
 };
 LB_STATIC_ASSERT(sizeof(struct lb_connection) == 128);
 

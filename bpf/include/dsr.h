@@ -92,19 +92,14 @@ LB_INLINE bool lb_grow(lb_context *ctx, const __u32 length, __u64 flags)
 #endif
 
 /* Where the encapsulated packet goes, and from which address. */
-LB_INLINE enum lb_reason lb_outer_choose(struct lb_work *work, const struct lb_node *node)
+LB_INLINE enum lb_reason lb_outer_choose(lb_context *ctx, struct lb_work *work, const struct lb_node *node)
 {
-	__u32 index = lb_ref_index(work->backend_ref);
-	const struct lb_backend *backend = bpf_map_lookup_elem(&lb_backends, &index);
 	struct lb_outer *outer = &work->outer;
-	const struct lb_via *via = NULL;
-	__u64 word = backend ? lb_read_once(backend->word) : 0;
 
-	if (lb_backend_generation(word) == lb_ref_generation(work->backend_ref) && lb_backend_flags(word) & LB_BACKEND_VIA)
-		via = bpf_map_lookup_elem(&lb_vias, &index);
-	if (via) {
-		lb_address_copy(outer->destination, via->address);
-		outer->family = via->family;
+	lb_via_find(ctx);
+	if (work->via_family) {
+		lb_address_copy(outer->destination, work->via);
+		outer->family = work->via_family;
 	} else {
 		lb_address_copy(outer->destination, work->to.destination);
 		outer->family = work->packet.family;
@@ -377,7 +372,7 @@ __noinline int lb_dsr_way(lb_context *ctx)
 		lb_find_way(ctx, &work->packet, &work->to, &work->way, work->outer.length);
 		return lb_way_reason(&work->way);
 	}
-	reason = lb_outer_choose(work, node);
+	reason = lb_outer_choose(ctx, work, node);
 	if (reason != LB_REASON_FORWARDED)
 		return reason;
 	lb_outer_way(ctx, work);

@@ -38,40 +38,144 @@ LB_INLINE bool lb_shrink(lb_context *ctx, __u32 length, __u32 inner_family)
 }
 #endif
 
-LB_INLINE bool lb_outer_is_ours(const struct lb_work *work, const struct lb_node *node)
+/* Did the peer send it to this node itself? What does not go to a backend of it, and is not forwarded, came to an address of it. */
+__noinline int lb_outer_is_ours(lb_context *ctx)
 {
-	if (work->outer.family == LB_IPV4)
-		return work->outer.destination[0] == node->address4;
-	return lb_address_equal(work->outer.destination, node->address6, LB_IPV6);
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	const struct lb_outer *outer;
+	struct bpf_fib_lookup *fib;
+	long result;
+
+	if (!work || !node || !ctx)
+		return 0;
+	outer = &work->outer;
+	fib = &work->way.fib;
+	if (outer->family == LB_IPV4 ? outer->destination[0] == node->address4 : lb_address_equal(outer->destination, node->address6, LB_IPV6))
+		return true;
+	__builtin_memset(fib, 0, sizeof(*fib));
+#if LB_XDP
+	fib->ifindex = ctx->ingress_ifindex;
+#else
+	fib->ifindex = ctx->ifindex;
+#endif
+	if (outer->family == LB_IPV4) {
+		fib->family = LB_AF_INET;
+		fib->ipv4_src = outer->source[0];
+		fib->ipv4_dst = outer->destination[0];
+	} else {
+		fib->family = LB_AF_INET6;
+		lb_address_copy(fib->ipv6_src, outer->source);
+		lb_address_copy(fib->ipv6_dst, outer->destination);
+	}
+	result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	return result == BPF_FIB_LKUP_RET_NOT_FWDED || result == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
-/* The backend of this node that a peer's packet is for; 0: none. `outer` is the address that the peer sent it to. */
-LB_INLINE __u32 lb_local_backend(const struct lb_work *work, const struct lb_node *node, __u32 service)
+/* The index, if it is a backend of the service on this node; else 0. */
+LB_INLINE __u32 lb_if_local(const __u32 *index, __u32 service)
 {
-	struct lb_local_key key = { .service = service, .family = work->packet.family };
 	const struct lb_backend *backend;
-	__u32 *index;
 	__u64 word;
 
-	if (work->outer.family == work->packet.family) {
-		lb_address_copy(key.address, work->outer.destination);
-		if (work->packet.family == LB_IPV4)
-			key.address[1] = key.address[2] = key.address[3] = 0;
-	}
-	index = bpf_map_lookup_elem(&lb_locals, &key);
-	if (!index && lb_outer_is_ours(work, node)) {
-		__builtin_memset(key.address, 0, sizeof(key.address));
-		index = bpf_map_lookup_elem(&lb_locals, &key);
-	}
 	if (!index)
 		return 0;
 	backend = bpf_map_lookup_elem(&lb_backends, index);
 	if (!backend)
 		return 0;
 	word = lb_read_once(backend->word);
-	if (lb_backend_service(word) != service || !(lb_backend_flags(word) & LB_BACKEND_LOCAL))
+	return lb_backend_service(word) == service && lb_backend_flags(word) & LB_BACKEND_LOCAL ? *index : 0;
+}
+
+/* The backend that the service's cells say, if it is on this node: tables of all nodes agree on flows of maglev and source-hash. */
+__noinline __u32 lb_local_by_cell(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	struct lb_region region = {};
+	struct lb_choice choice;
+
+	if (!work || !ctx)
 		return 0;
-	return *index;
+	region.first = work->region;
+	region.line = bpf_map_lookup_elem(&lb_table, &region.first);
+	if (!region.line || !region.line->head.length || region.line->head.algorithm < LB_MAGLEV)
+		return 0;
+	if (lb_select_anew(&region, &work->flow, &choice, false) != LB_REASON_FORWARDED)
+		return 0;
+	return lb_if_local(&choice.index, region.line->head.service);
+}
+
+/* One of the backends of this node, the same for each packet of a flow while they stay. */
+__noinline __u32 lb_local_by_hash(lb_context *ctx, __u32 service)
+{
+	struct lb_work *work = lb_work();
+	struct lb_local_key key = { .service = service };
+	__u32 *count, index, start;
+
+	if (!work || !ctx)
+		return 0;
+	key.family = work->packet.family | LB_LOCAL_NTH;
+	count = bpf_map_lookup_elem(&lb_locals, &key);
+	if (!count || !*count)
+		return 0;
+	lb_key_of_client(&work->key, &work->packet);
+	start = lb_flow_key_hash(&work->key) >> 32;
+	/* In the middle of a change some may not be what they were. */
+	for (int i = 0; i < 4; i++) {
+		key.address[0] = 1 + (start + i) % *count;
+		index = lb_if_local(bpf_map_lookup_elem(&lb_locals, &key), service);
+		if (index)
+			return index;
+	}
+	return 0;
+}
+
+/* The backend of this node that has the address, or alone the outer destination, that the peer has sent to; 0: none. */
+__noinline __u32 lb_local_by_address(lb_context *ctx, __u32 service)
+{
+	struct lb_local_key key = {.service = service, .address = {0, 0, bpf_htonl(0xffff)}};
+	struct lb_work *work = lb_work();
+
+	if (!work || !ctx)
+		return 0;
+	key.family = work->packet.family;
+	if (work->outer.family == LB_IPV4)
+		key.address[3] = work->outer.destination[0];
+	else
+		lb_address_copy(key.address, work->outer.destination);
+	return lb_if_local(bpf_map_lookup_elem(&lb_locals, &key), service);
+}
+
+/* The backend of the packet's connection, which may be gone as a backend: what is established goes on. */
+__noinline __u32 lb_local_by_connection(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	struct lb_found found;
+	__u32 ref;
+
+	if (!work || !ctx || work->packet.protocol == LB_IPPROTO_UDP || lb_is_opening(&work->packet))
+		return 0;
+	lb_key_of_client(&work->key, &work->packet);
+	if (!lb_find_by_client(&work->key, lb_flow_key_hash(&work->key), &found) || found.connection->mode != LB_MODE_LOCAL)
+		return 0;
+	ref = found.connection->backend_ref;
+	return lb_still_owned(&found) ? lb_ref_index(ref) : 0;
+}
+
+/* Finds the backend of this node that a peer's packet is for, whose service lb_work() has. */
+LB_INLINE enum lb_reason lb_find_local(lb_context *ctx, struct lb_work *work)
+{
+	__u32 service = work->service;
+
+	work->forced = lb_local_by_address(ctx, service);
+	if (!work->forced && lb_outer_is_ours(ctx)) {
+		work->forced = lb_local_by_cell(ctx);
+		if (!work->forced)
+			work->forced = lb_local_by_hash(ctx, service);
+	}
+	if (!work->forced)
+		work->forced = lb_local_by_connection(ctx);
+	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
 }
 
 LB_INLINE void lb_keep_outer(struct lb_work *work, __u32 length)
@@ -232,15 +336,18 @@ __noinline int lb_dsr_whose(lb_context *ctx)
 	if (!region.line)
 		return LB_REASON_NOT_A_SERVICE;
 	work->region = region.first;
-	work->forced = lb_local_backend(work, node, region.line->head.service);
-	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
+	work->service = region.line->head.service;
+	return LB_REASON_FORWARDED;
 }
 
-LB_INLINE enum lb_reason lb_dsr_look(lb_context *ctx, const struct lb_work *work)
+LB_INLINE enum lb_reason lb_dsr_look(lb_context *ctx, struct lb_work *work)
 {
 	enum lb_reason reason = lb_dsr_read(ctx);
 
-	return reason == LB_REASON_FORWARDED && !work->translated ? lb_dsr_whose(ctx) : reason;
+	if (reason != LB_REASON_FORWARDED || work->translated)
+		return reason;
+	reason = lb_dsr_whose(ctx);
+	return reason == LB_REASON_FORWARDED ? lb_find_local(ctx, work) : reason;
 }
 
 /* Could it be a packet of a peer? Quick, for packets that have ports. */

@@ -254,6 +254,34 @@ LB_INLINE enum lb_reason lb_source_of_node(struct lb_work *work, const struct lb
 	return work->source[0] | work->source[1] | work->source[2] | work->source[3] ? LB_REASON_FORWARDED : LB_REASON_NO_NODE_ADDRESS;
 }
 
+/* The outer destination that the packet's backend has now; of one that is gone, the one that its connection was made with stays. */
+__noinline int lb_via_find(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	const struct lb_backend *backend;
+	const struct lb_via *via;
+	__u32 ref, index, family;
+	__u64 word;
+
+	if (!work || !ctx)
+		return 0;
+	ref = work->backend_ref;
+	index = lb_ref_index(ref);
+	backend = bpf_map_lookup_elem(&lb_backends, &index);
+	word = backend ? lb_read_once(backend->word) : 0;
+	if (!(lb_backend_flags(word) & LB_BACKEND_LIVE) || lb_backend_generation(word) != lb_ref_generation(ref))
+		return 0;
+	work->via_family = 0;
+	via = lb_backend_flags(word) & LB_BACKEND_VIA ? bpf_map_lookup_elem(&lb_vias, &index) : NULL;
+	if (!via || lb_read_once(via->ref) != ref)
+		return 0;
+	lb_address_copy(work->via, via->address);
+	family = via->family;
+	if (lb_read_once(via->ref_again) == ref)
+		work->via_family = family;
+	return work->via_family;
+}
+
 /* How packets get to the chosen backend, and what their source becomes. */
 LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_node *node, const struct lb_head *head,
 					const struct lb_choice *choice)
@@ -269,6 +297,7 @@ LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_no
 		return LB_REASON_FORWARDED;
 	if (!hairpin && lb_uses_dsr(node, head, p->protocol)) {
 		work->mode = LB_MODE_DSR;
+		work->via_family = 0;
 		return LB_REASON_FORWARDED;
 	}
 	work->mode = LB_MODE_SNAT;
@@ -304,7 +333,10 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	work->backend_port = lb_backend_port(choice.word);
 	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
 	work->service = region.line->head.service;
-	return lb_choose_mode(work, node, &region.line->head, &choice);
+	reason = lb_choose_mode(work, node, &region.line->head, &choice);
+	if (work->mode == LB_MODE_DSR)
+		lb_via_find(ctx);
+	return reason;
 }
 
 /* ---- anchored cells: docs/architecture.md, DATAPATH rules 17 to 23 ------------------------------------------------------------- */
@@ -430,6 +462,7 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 	work->to.source_port = work->packet.source_port;
 	work->backend_ref = lb_backend_ref(index, lb_backend_generation(choice.word));
 	work->mode = LB_MODE_DSR;
+	work->via_family = 0;
 	lb_count_packet(&work->packet);
 	if (lb_is_opening(&work->packet)) {
 		lb_count_use(index);
@@ -447,6 +480,10 @@ LB_INLINE void lb_to_backend_of(struct lb_work *work, const struct lb_connection
 	work->to.source_port = c->source_port;
 	work->mode = c->mode;
 	work->backend_ref = c->backend_ref;
+	if (c->mode == LB_MODE_DSR) {
+		work->via_family = c->overhead;
+		lb_address_copy(work->via, c->via);
+	}
 }
 
 /* Makes the connection that lb_work() describes; the packet is its first. */

@@ -231,7 +231,8 @@ __noinline int lb_connection_write(lb_context *ctx)
 	c->protocol = work->key.protocol;
 	c->family = work->key.family;
 	c->mode = work->mode;
-	c->overhead = work->overhead;
+	c->overhead = work->mode == LB_MODE_DSR ? work->via_family : work->overhead;
+	lb_address_copy(c->via, work->via);
 	c->backend_ref = work->backend_ref;
 	c->service_id = work->service;
 	c->created = now;

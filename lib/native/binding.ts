@@ -50,6 +50,8 @@ export interface PutService {
   frontends: FlatFrontends;
   /** All backends, candidates or not. Weights count in pools only; a candidate's weight is at least 1. */
   backends: FlatBackends;
+  /** Flat: number of the backend, outer destination, for each backend that has one. */
+  vias: (string | number)[];
 }
 
 export interface CommitInput {

@@ -101,6 +101,8 @@ struct MapRow {
 
 // Keys of lb_locals, and what they lead to.
 using Locals = std::map<std::array<uint32_t, 6>, uint32_t>;
+// Keys and values of lb_vias.
+using Vias = std::map<uint32_t, std::array<uint32_t, 7>>;
 
 inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
 // Range sets at one time, of services and of the settings.
@@ -166,6 +168,10 @@ class Balancer {
   Status put_locals(const Service& service);
   void drop_locals(const Service& service, const Service* next);
   Status fill_locals();
+  Vias vias_of(const Service& service) const;
+  Status put_vias(const Service& service);
+  void drop_vias(const Service& service, const Service* next);
+  Status fill_vias();
   bool count_address(const Key& key, bool on);
   Status fill_addresses();
   Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);

@@ -64,7 +64,10 @@ Status Commit::insert_all() {
     inserted_++;
     LB_TRY(b_.use_address(k.key, true));
   }
-  for (const auto& next : next_) LB_TRY(b_.put_locals(*next));
+  for (const auto& next : next_) {
+    LB_TRY(b_.put_locals(*next));
+    LB_TRY(b_.put_vias(*next));
+  }
   return insert_keys();
 }
 
@@ -75,7 +78,10 @@ void Commit::give_back_keys() {
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);
     b_.drop_locals(*next, nullptr);
-    if (old != b_.services_.end()) (void)b_.put_locals(*old->second);
+    b_.drop_vias(*next, nullptr);
+    if (old == b_.services_.end()) continue;
+    (void)b_.put_locals(*old->second);
+    (void)b_.put_vias(*old->second);
   }
 }
 
@@ -166,12 +172,14 @@ void Commit::publish() {
   for (const Service* s : removed_) {
     use_ports(s->frontends, false);
     b_.drop_locals(*s, nullptr);
+    b_.drop_vias(*s, nullptr);
   }
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);
     if (old == b_.services_.end()) continue;
     use_ports(old->second->frontends, false);
     b_.drop_locals(*old->second, next.get());
+    b_.drop_vias(*old->second, next.get());
   }
 }
 

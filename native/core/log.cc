@@ -91,7 +91,10 @@ struct RangeRow {
   uint8_t family, prefix;
   uint16_t reserved;
 };
-static_assert(sizeof(RangeRow) == 20 && sizeof(FrontendRow) == 28 && sizeof(BackendRow) == 28);
+struct ViaRow {
+  uint32_t address[4], backend, family;
+};
+static_assert(sizeof(ViaRow) == 24 && sizeof(RangeRow) == 20 && sizeof(FrontendRow) == 28 && sizeof(BackendRow) == 28);
 
 }  // namespace
 
@@ -128,6 +131,14 @@ std::string encode_service(const Service& s) {
     }
   }
   w.value(s.forwarding);
+  w.value(static_cast<uint32_t>(std::count_if(s.backends.begin(), s.backends.end(), [](const Backend& b) { return b.via.family != 0; })));
+  for (uint32_t i = 0; i < s.backends.size(); i++) {
+    const Address& via = s.backends[i].via;
+    if (!via.family) continue;
+    ViaRow row{{}, i, via.family};
+    std::memcpy(row.address, via.words, sizeof row.address);
+    w.value(row);
+  }
   return std::move(w.out);
 }
 
@@ -152,11 +163,9 @@ bool decode_service(std::string_view payload, Service& s) {
   }
   for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) {
     const auto row = r.value<BackendRow>();
-    s.backends.push_back({{row.family, {row.address[0], row.address[1], row.address[2], row.address[3]}}, row.port, row.flags, row.weight, row.index});
+    s.backends.push_back({{row.family, {row.address[0], row.address[1], row.address[2], row.address[3]}}, row.port, row.flags, row.weight, row.index, {}});
   }
   if (!r.good) return false;
-  // Records of before there were devices end here.
-  if (r.in.size() < sizeof(uint32_t) + sizeof s.forwarding) return true;
   for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) {
     RangeSet set;
     set.id = r.value<uint32_t>();
@@ -167,6 +176,11 @@ bool decode_service(std::string_view payload, Service& s) {
     s.range_sets.push_back(std::move(set));
   }
   s.forwarding = r.value<uint8_t>();
+  for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) {
+    const auto row = r.value<ViaRow>();
+    r.good = r.good && row.backend < s.backends.size();
+    if (r.good) s.backends[row.backend].via = {static_cast<uint8_t>(row.family), {row.address[0], row.address[1], row.address[2], row.address[3]}};
+  }
   for (const auto& f : s.frontends) r.good = r.good && f.ranges <= s.range_sets.size();
   return r.good;
 }

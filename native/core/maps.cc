@@ -58,7 +58,7 @@ std::map<std::string, uint32_t> sizes(const Maps& maps) {
           {"lb_refused", slots},
           {"lb_addresses", slots - 1},
           {"lb_vias", backends},
-          {"lb_locals", backends},
+          {"lb_locals", 4 * backends},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
           {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
 }

@@ -78,6 +78,7 @@ struct Backend {
   uint8_t flags = 0;  // enum lb_backend_flag without LIVE
   uint32_t weight = 0;
   uint32_t index = 0, generation = 0;
+  Address via;  // DSR: outer destination; family 0: the backend itself
   bool same_endpoint(const Backend& o) const { return port == o.port && address == o.address; }
 };
 

@@ -25,6 +25,7 @@ Status Balancer::ensure_packets() {
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
   LB_TRY(fill_locals());
+  LB_TRY(fill_vias());
   packets_filled_ = true;
   return write_node();
 }
@@ -69,16 +70,27 @@ Status Balancer::fill_addresses() {
   return ok();
 }
 
-// The keys of lb_locals that a service has, and the backend of each: one for each address, and one for any of them.
+// The keys of lb_locals that a service has, and what they lead to: a backend for each address, and for each outer destination that only one has; and all
+// of a family by numbers.
 Locals Balancer::locals_of(const Service& service) {
   Locals locals;
+  auto key_of = [&](uint32_t family, const Address& a) {
+    const lb_peer6 m = mapped(a);
+    return std::array<uint32_t, 6>{service.id, family, m.address[0], m.address[1], m.address[2], m.address[3]};
+  };
+  std::map<std::array<uint32_t, 6>, std::pair<uint32_t, uint32_t>> vias;  // how many have it, the last of them
   for (const auto& b : service.backends) {
     if (!(b.flags & LB_BACKEND_LOCAL)) continue;
-    std::array<uint32_t, 6> key{service.id, b.address.family};
-    locals.try_emplace(key, b.index);
-    std::copy(std::begin(b.address.words), std::end(b.address.words), key.begin() + 2);
-    locals.try_emplace(key, b.index);
+    locals.try_emplace(key_of(b.address.family, b.address), b.index);
+    uint32_t& count = locals[{service.id, static_cast<uint32_t>(b.address.family) | LB_LOCAL_NTH}];
+    locals[{service.id, static_cast<uint32_t>(b.address.family) | LB_LOCAL_NTH, ++count}] = b.index;
+    if (!b.via.family) continue;
+    auto& [users, last] = vias[key_of(b.address.family, b.via)];
+    users++;
+    last = b.index;
   }
+  for (const auto& [key, found] : vias)
+    if (found.first == 1) locals.try_emplace(key, found.second);
   return locals;
 }
 
@@ -111,6 +123,49 @@ Status Balancer::fill_locals() {
   }
   for (const auto& key : strays) bpf_map_delete_elem(fd, key.data());
   for (const auto& [name, service] : services_) LB_TRY(put_locals(*service));
+  return ok();
+}
+
+// Of the backends that the map of backends has at this moment.
+Vias Balancer::vias_of(const Service& service) const {
+  static_assert(sizeof(Vias::mapped_type) == sizeof(lb_via));
+  Vias vias;
+  for (const auto& b : service.backends) {
+    if (!b.via.family) continue;
+    const uint32_t ref = lb_backend_ref(b.index, lb_backend_generation(maps_.backends[b.index].word));
+    const uint32_t* w = b.via.words;
+    vias[b.index] = {ref, w[0], w[1], w[2], w[3], b.via.family, ref};
+  }
+  return vias;
+}
+
+Status Balancer::put_vias(const Service& service) {
+  if (!maps_.node) return ok();
+  for (const auto& [index, via] : vias_of(service))
+    if (bpf_map_update_elem(maps_.fd("lb_vias"), &index, via.data(), BPF_ANY)) return kernel_error("commit", "map of outer destinations, " + service.name, errno);
+  return ok();
+}
+
+// Those of backends that have none when the service is `next`; null: all.
+void Balancer::drop_vias(const Service& service, const Service* next) {
+  if (!maps_.node) return;
+  const Vias kept = next ? vias_of(*next) : Vias{};
+  for (const auto& b : service.backends)
+    if (b.via.family && !kept.count(b.index)) bpf_map_delete_elem(maps_.fd("lb_vias"), &b.index);
+}
+
+Status Balancer::fill_vias() {
+  Vias wanted;
+  for (const auto& [name, service] : services_) wanted.merge(vias_of(*service));
+  const int fd = maps_.fd("lb_vias");
+  std::vector<uint32_t> strays;
+  uint32_t at = 0, next = 0;
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    if (!wanted.count(at)) strays.push_back(at);
+  }
+  for (const uint32_t index : strays) bpf_map_delete_elem(fd, &index);
+  for (const auto& [name, service] : services_) LB_TRY(put_vias(*service));
   return ok();
 }
 

@@ -93,6 +93,8 @@ Status Balancer::recover_packets(std::vector<bool>& range_sets) {
   LB_TRY(ranges_.adopt(maps_, known));
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
+  LB_TRY(fill_locals());
+  LB_TRY(fill_vias());
   // Settings stay as they are until the caller says otherwise: packets are balanced all the time.
   packets_filled_ = true;
   return ok();

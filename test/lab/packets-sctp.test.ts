@@ -193,7 +193,7 @@ describe('socket hooks', () => {
     test.runIf(sockets).each(familyNames)(
       '$name: a connect of SCTP is left alone, also where a service of SCTP, TCP or UDP has its address',
       async ({ family }) => {
-        const direct = lab.backend('node1-a', family);
+        const direct = { address: lab.lab.address('node1-a', family), port: serverPort };
         for (const protocol of ['sctp', 'tcp', 'udp'] as const) {
           lb.addService({
             name: protocol,

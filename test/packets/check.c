@@ -120,7 +120,7 @@ static const char *check_wrapped(const struct world *w, const struct definition 
 	const char *wrong;
 	int i = 0;
 
-	while (i < d->count && !same_address(&d->backend[i], &outer->destination))
+	while (i < d->count && !same_address(d->via[i].family ? &d->via[i] : &d->backend[i], &outer->destination))
 		i++;
 	if (i == d->count || !same_address(&outer->source, &node))
 		return "an outer header is not from this node to a backend";

@@ -96,8 +96,12 @@ void line_service(struct world *w)
 	d.policy = line_number("policy");
 	options.affinity = line_number("affinity");
 	while ((word = strtok(NULL, " \n")) && d.count < 8) {
+		char *via = strstr(word, "/via=");
+
 		if (strstr(word, "/local"))
 			d.local |= 1u << d.count;
+		if (via)
+			d.via[d.count] = line_endpoint(via + 5, &port);
 		d.backend[d.count++] = line_endpoint(word, &port);
 	}
 	world_define(w, &d, options);

@@ -8,7 +8,7 @@
  *   node ADDRESS4 ADDRESS6 LOW HIGH
  *   dispatch NUMBER              of services with LB_REGION_DSR (enum lb_dispatch)
  *   range SET ADDRESS/PREFIX
- *   service PROTOCOL ADDRESS@PORT ALGORITHM FLAGS POLICY AFFINITY [BACKEND@PORT[/local]]...
+ *   service PROTOCOL ADDRESS@PORT ALGORITHM FLAGS POLICY AFFINITY [BACKEND@PORT[/local][/via=ADDRESS]]...
  *   forget                       all that packets left behind
  *   packet HOOK DEVICE HEX       -> VERDICT HEX, or: error ERRNO
  *   counted HOOK REASON          -> how often (numbers of abi.h and reasons.h)

@@ -110,8 +110,22 @@ static void note_address(struct world *w, struct endpoint at)
 		die("lb_addresses");
 }
 
+static void set_via(struct world *w, __u32 backend, struct endpoint via)
+{
+	__u64 *word = &w->f.backends[backend].word;
+	__u32 ref = lb_backend_ref(backend, lb_backend_generation(*word));
+	struct lb_via value = { .ref = ref, .family = via.family, .ref_again = ref };
+
+	memcpy(value.address, via.address, sizeof value.address);
+	*word |= (__u64)LB_BACKEND_VIA << 48;
+	if (bpf_map_update_elem(fixture_map(&w->f, "lb_vias"), &backend, &value, BPF_ANY))
+		die("lb_vias");
+}
+
 void world_define(struct world *w, const struct definition *d, struct service_options options)
 {
+	struct service s;
+
 	if (w->count == MAX_DEFINED) {
 		errno = E2BIG;
 		die("more than %d services", MAX_DEFINED);
@@ -119,7 +133,10 @@ void world_define(struct world *w, const struct definition *d, struct service_op
 	options.local = d->local;
 	options.flags = d->flags;
 	options.policy = d->policy;
-	service_add(&w->f, d->at, d->protocol, d->backend, d->count, options);
+	s = service_add(&w->f, d->at, d->protocol, d->backend, d->count, options);
+	for (int i = 0; i < d->count; i++)
+		if (d->via[i].family)
+			set_via(w, s.backend[i], d->via[i]);
 	note_address(w, d->at);
 	w->defined[w->count++] = *d;
 }

@@ -16,6 +16,7 @@ struct definition { /* of a service: what the fuzzer's model checks against */
 	uint32_t policy;
 	int count;
 	struct endpoint backend[8];
+	struct endpoint via[8]; /* family 0: none */
 	uint32_t local;
 };
 

@@ -110,6 +110,8 @@ export const ports = {
   dsrInner: 93,
   dsrNarrow: 94,
   dsrSame: 95,
+  /** Its outer destination is of the other family. */
+  dsrVia: 96,
 } as const;
 export const nodePort = 30_080;
 /** Of each backend but that of `dsrSame`. */
@@ -147,6 +149,7 @@ function services(f: Family): ServiceLine[] {
     at(ports.dsrInner, [f.inner], { flags: flags.dsr }),
     at(ports.dsrNarrow, [f.narrow], { flags: flags.dsr }),
     at(ports.dsrSame, [f.remote], { flags: flags.dsr }),
+    at(ports.dsrVia, [`${f.unreachable}/via=${f.six ? v4.remote : v6.remote}`], { flags: flags.dsr }),
     at(ports.remote, [f.remote], { address: f.vip2 }),
     at(nodePort, [f.remote], { address: f.node }),
   ];
@@ -203,8 +206,8 @@ export function worldLines(): string[] {
         services(f).map(({ address, port, algorithm = 0, flags: bits = 0, policy = 0, backends }) => {
           const to = port === ports.dsrSame ? port : backendPort;
           const list = backends.map((backend) => {
-            const [host, local] = backend.split('/');
-            return `${host}@${to}${local ? '/local' : ''}`;
+            const [host, more] = backend.split('/');
+            return `${host}@${to}${more === undefined ? '' : `/${more}`}`;
           });
           return `service ${protocol} ${address}@${port} ${algorithm} ${bits} ${policy} 0 ${list.join(' ')}`;
         }),

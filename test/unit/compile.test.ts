@@ -54,6 +54,7 @@ describe('what goes to the addon', () => {
       ranges: [],
       frontends: ['10.96.0.1', 80, 17, 0, 0, 0, 0],
       backends: ['10.0.0.1', 1, 1, flags, '10.0.0.1', 2, 5, flags],
+      vias: [],
     });
   });
 
@@ -356,6 +357,12 @@ describe('frontends on addresses of the node', () => {
       ]),
     ).toEqual([]);
   });
+});
+
+it('outer destinations are beside the backends, and in the record', async () => {
+  const put = await compiled({ backends: [b(1), b(2, { via: '2001:DB8::1' }), b(3, { node: 'n1', via: '192.0.2.9' })] }, NODE);
+  expect(put.vias).toEqual([1, '2001:db8::1', 2, '192.0.2.9']);
+  expect(JSON.parse(put.record).backends[1]).toEqual({ address: '10.0.0.1', port: 2, via: '2001:db8::1' });
 });
 
 it('SCTP has the number of its protocol, at DSR too', async () => {

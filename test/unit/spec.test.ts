@@ -176,6 +176,8 @@ const wrongBackends: [string, unknown, string, string][] = [
   ['a high port', [backend, { ...backend, port: 70000 }], 'backends[1].port', 'must be 1 to 65535, got 70000'],
   ['no whole port', [{ ...backend, port: 80.5 }], 'backends[0].port', 'must be 1 to 65535, got 80.5'],
   ['not a number', [{ ...backend, port: Number.NaN }], 'backends[0].port', 'must be 1 to 65535, got NaN'],
+  ['an outer destination that is none', [{ ...backend, via: '10.0.0.0/8' }], 'backends[0].via', 'must be a single address, not a range'],
+  ['an outer destination here', [{ ...backend, via: '::1' }], 'backends[0].via', 'must be an address that other machines reach'],
   ['a negative weight', [{ ...backend, weight: -1 }], 'backends[0].weight', 'must be 0 to 65535, got -1'],
   ['a huge weight', [{ ...backend, weight: 65536 }], 'backends[0].weight', 'must be 0 to 65535, got 65536'],
   [
