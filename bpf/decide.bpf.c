@@ -9,6 +9,7 @@
 #include "flow.h"
 #include "frontend.h"
 #include "maps.h"
+#include "ranges.h"
 #include "reasons.h"
 #include "select.h"
 
@@ -22,6 +23,7 @@ LB_INLINE enum lb_verdict lb_verdict_of(enum lb_reason reason)
 	case LB_REASON_NOT_A_SERVICE:
 		return LB_PASS;
 	case LB_REASON_NO_BACKENDS:
+	case LB_REASON_NO_SUCH_PORT:
 		return LB_REJECT;
 	default:
 		return LB_DROP;
@@ -76,6 +78,8 @@ int lb_decide(struct __sk_buff *skb)
 	reason = lb_frontend_find(&flow, &region);
 	if (region.slot)
 		lb_answer_region(&answer, &region);
+	if (reason == LB_REASON_NOT_A_SERVICE)
+		reason = lb_outside_services(&flow);
 	if (reason == LB_REASON_FORWARDED)
 		reason = lb_select(&region, &flow, &choice, false);
 	if (reason == LB_REASON_FORWARDED)

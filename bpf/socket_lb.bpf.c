@@ -12,6 +12,7 @@
 #include "maps.h"
 #include "pins.h"
 #include "ports.h"
+#include "ranges.h"
 #include "reasons.h"
 #include "select.h"
 #include "sockets.h"
@@ -42,7 +43,9 @@ static __noinline int lb_refuse(__u32 reason, __u32 service, int error)
 
 LB_INLINE int lb_refuse_flow(enum lb_reason reason, __u32 service)
 {
-	return lb_refuse(reason, service, reason == LB_REASON_NO_BACKENDS ? LB_ECONNREFUSED : LB_EHOSTUNREACH);
+	const bool rejects = reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_NO_SUCH_PORT;
+
+	return lb_refuse(reason, service, rejects ? LB_ECONNREFUSED : LB_EHOSTUNREACH);
 }
 
 /* The numbers that the choice depends on. */
@@ -79,7 +82,8 @@ LB_INLINE int lb_connect(struct bpf_sock_addr *ctx, const bool six)
 		return lb_pass(LB_REASON_ALREADY_TRANSLATED);
 	if (reason == LB_REASON_NOT_A_SERVICE) {
 		lb_memory_clear(ctx, &flow, &memory);
-		return lb_pass(LB_REASON_NOT_A_SERVICE);
+		reason = lb_outside_services(&flow);
+		return reason == LB_REASON_NOT_A_SERVICE ? lb_pass(reason) : lb_refuse_flow(reason, 0);
 	}
 	if (reason != LB_REASON_FORWARDED)
 		return lb_refuse_flow(reason, 0);
@@ -168,6 +172,8 @@ LB_INLINE int lb_send(struct bpf_sock_addr *ctx, const bool six)
 			return lb_pass(LB_REASON_ALREADY_TRANSLATED);
 		socket->sender = 0;
 	}
+	if (reason == LB_REASON_NOT_A_SERVICE)
+		reason = lb_outside_services(&flow);
 	if (reason == LB_REASON_NOT_A_SERVICE)
 		return lb_pass(LB_REASON_NOT_A_SERVICE);
 	if (reason != LB_REASON_FORWARDED)

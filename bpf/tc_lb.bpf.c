@@ -116,6 +116,13 @@ LB_INLINE int lb_send_error(struct __sk_buff *skb, struct lb_work *work)
 	return lb_send_out(skb, &work->way);
 }
 
+/* Is the packet, whose port does not matter, for a service address that nobody has? */
+LB_INLINE bool lb_is_for_nobody(struct lb_work *work)
+{
+	lb_flow_of_packet(&work->flow, &work->packet);
+	return lb_outside_services(&work->flow) == LB_REASON_NO_SUCH_SERVICE;
+}
+
 LB_INLINE int lb_icmp_in(struct __sk_buff *skb, struct lb_work *work)
 {
 	enum lb_reason reason = lb_echo(skb);
@@ -126,12 +133,18 @@ LB_INLINE int lb_icmp_in(struct __sk_buff *skb, struct lb_work *work)
 	}
 	if (reason != LB_REASON_NOT_BALANCED)
 		return lb_throw_away(reason, 0);
-	return lb_error_look(skb, 0) ? lb_send_error(skb, work) : lb_let_pass(reason);
+	if (lb_error_look(skb, 0))
+		return lb_send_error(skb, work);
+	if (lb_is_echo(&work->packet) && lb_is_for_nobody(work))
+		return lb_throw_away(LB_REASON_NO_SUCH_SERVICE, 0);
+	return lb_let_pass(reason);
 }
 
 /* A later fragment without ports. */
 LB_INLINE int lb_fragment_in(struct __sk_buff *skb, struct lb_work *work)
 {
+	if (lb_is_for_nobody(work))
+		return lb_throw_away(LB_REASON_NO_SUCH_SERVICE, 0);
 	return lb_fragment_is_lost(skb, work) ? lb_throw_away(LB_REASON_FRAGMENT_WITHOUT_FIRST, 0) : lb_let_pass(LB_REASON_NOT_BALANCED);
 }
 
@@ -165,6 +178,9 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	lb_flow_of_packet(&work->flow, &work->packet);
 	reason = lb_frontend_find(&work->flow, &region);
 	if (reason == LB_REASON_NOT_A_SERVICE) {
+		reason = lb_outside_services(&work->flow);
+		if (reason != LB_REASON_NOT_A_SERVICE)
+			return lb_refuse(skb, reason, 0, 0);
 		/* Or its later ones would be taken for those of a service. */
 		if (lb_is_service_address(work->packet.destination, work->packet.family))
 			lb_fragment_note(skb, work);

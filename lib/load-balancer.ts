@@ -211,9 +211,11 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
     checked.signal?.throwIfAborted();
     const [changes, result] = prepareApply(this.#store.model, 'apply', desired, checked);
     checkRemovals('apply', result.removed, checked.maxRemovals);
+    const isFirst = checked.prune && this.#store.markComplete(changes);
     if (changes.size === 0) return result;
     if (changes.size < FEW_CHANGES) this.#store.commit(changes, undefined);
     else await this.#store.commitAside(changes);
+    if (isFirst && !this.#store.isClosed) this.#store.becomeComplete('apply');
     return result;
   }
 

@@ -2,7 +2,7 @@ import { type Family, familyOf, isInCidr, isLoopback, Ranges } from './addresses
 import type { NodeConfig } from './types.js';
 import { checkAddress, checkArray, checkCidrs, checkInteger, checkName, checkObject, type Place } from './validate.js';
 
-const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange'];
+const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'serviceCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange'];
 const FAMILIES: readonly Family[] = [4, 6];
 type PortRange = readonly [number, number];
 const NODE_PORT_RANGE: PortRange = [30000, 32767];
@@ -48,6 +48,10 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
   };
   if (given['zone'] !== undefined) config.zone = checkName(place, at('zone'), given['zone']);
   if (given['podCIDRs'] !== undefined) config.podCIDRs = checkCidrs(place, at('podCIDRs'), given['podCIDRs']);
+  if (given['serviceCIDRs'] !== undefined) {
+    config.serviceCIDRs = checkCidrs(place, at('serviceCIDRs'), given['serviceCIDRs']);
+    checkServiceCidrs(place, at('serviceCIDRs'), config);
+  }
   if (given['nodePortAddresses'] !== undefined) {
     config.nodePortAddresses = checkCidrs(place, at('nodePortAddresses'), given['nodePortAddresses']);
   }
@@ -72,6 +76,20 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
     snatPortRange: snatPortRange ?? without(SNAT_PORT_RANGE, nodePortRange),
     isOwn: (address) => own.has(address) || pods.has(address),
   };
+}
+
+/** Nothing but services may have addresses there: all else would be dropped. */
+function checkServiceCidrs(place: Place, path: string, { serviceCIDRs = [], addresses, podCIDRs = [] }: NodeConfig): void {
+  for (const [i, cidr] of serviceCIDRs.entries()) {
+    const address = addresses.find((one) => isInCidr(one, cidr));
+    if (address !== undefined) throw place.wrong(`${path}[${i}]`, `is ${cidr}, which has the node's address ${address}; give the services' ranges only`);
+    const pods = podCIDRs.find((other) => isInCidr(firstOf(other), cidr) || isInCidr(firstOf(cidr), other));
+    if (pods !== undefined) throw place.wrong(`${path}[${i}]`, `is ${cidr}, which overlaps podCIDRs, ${pods}; give the services' ranges only`);
+  }
+}
+
+function firstOf(cidr: string): string {
+  return cidr.slice(0, cidr.indexOf('/'));
 }
 
 function overlap(a: PortRange, b: PortRange): boolean {

@@ -65,10 +65,12 @@ export interface PacketSettings {
   /** undefined: off. */
   dsr: Dsr | undefined;
   masquerade: Masquerade | undefined;
+  /** All services have been there once: what is in serviceCIDRs and none of them is nobody's. */
+  complete: boolean;
 }
 
 /** What the packet programs are told. */
-export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr, masquerade }: PacketSettings): NativePackets {
+export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr, masquerade, complete }: PacketSettings): NativePackets {
   const primary = (family: 4 | 6) => node?.hostAddresses.find((address) => familyOf(address) === family);
   const [snatLow, snatHigh] = node?.snatPortRange ?? [0, 0];
   let flags = 0;
@@ -88,6 +90,7 @@ export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr, ma
     peers: dsr?.peers ?? [],
     pods: node?.config.podCIDRs ?? [],
     masquerade: masquerade?.podCIDRs ?? [],
+    services: complete ? (node?.config.serviceCIDRs ?? []) : [],
     // What stays among the workloads keeps its source.
     masqueradeExclude: masquerade === undefined ? [] : [...new Set([...masquerade.podCIDRs, ...masquerade.exclude])],
   };

@@ -32,7 +32,10 @@ export type Reason =
   | 'sctp-port'
   | 'dsr-port'
   | 'answer-limited'
-  | 'source-is-ours';
+  | 'source-is-ours'
+  | 'no-such-service'
+  | 'no-such-port'
+  | 'backend-removed';
 
 export interface ReasonInfo {
   number: number;
@@ -229,6 +232,24 @@ export const reasons: Readonly<Record<Reason, ReasonInfo>> = {
     sentence: 'The packet came from outside with a source that is a service address, this node\'s own, or nobody\'s.',
     remedy: 'Look for who sends it; whoever drops such sources at the edge (RFC 3704) does not see them here.',
   },
+  'no-such-service': {
+    number: 32,
+    verdict: 'drop',
+    sentence: 'The address is in the node\'s serviceCIDRs, and no service has it.',
+    remedy: 'Add the service, or take the range that is not services\' alone out of serviceCIDRs.',
+  },
+  'no-such-port': {
+    number: 33,
+    verdict: 'reject',
+    sentence: 'The address is a service\'s and in the node\'s serviceCIDRs, and no service has this port of it by this protocol.',
+    remedy: 'Use a port and protocol of the service, or add a frontend with these to it.',
+  },
+  'backend-removed': {
+    number: 34,
+    verdict: 'reject',
+    sentence: 'The connection\'s backend was removed, and onBackendRemoved of its service ends such connections.',
+    remedy: 'Connect again; to let connections end by themselves, set onBackendRemoved to \'keep\'.',
+  },
 };
 
 /** The reason that a number in the maps and events stands for. */
@@ -264,4 +285,7 @@ export const reasonByNumber: ReadonlyMap<number, Reason> = new Map([
   [29, 'dsr-port'],
   [30, 'answer-limited'],
   [31, 'source-is-ours'],
+  [32, 'no-such-service'],
+  [33, 'no-such-port'],
+  [34, 'backend-removed'],
 ]);

@@ -13,6 +13,7 @@ export interface Settings {
   flowIdleSeconds?: unknown;
   dsr?: unknown;
   masquerade?: unknown;
+  complete?: unknown;
   [key: string]: unknown;
 }
 
@@ -46,13 +47,14 @@ export function loadSnapshot(model: Model, snapshot: Snapshot): Settings {
 }
 
 /** Of the packet path. @throws ERR_LAYOUT when they cannot be read */
-export function packetSettings({ flowIdleSeconds, dsr, masquerade }: Settings): PacketSettings {
+export function packetSettings({ flowIdleSeconds, dsr, masquerade, complete }: Settings): PacketSettings {
   const place = new Place('open');
   try {
     return {
       flowIdleSeconds: flowIdleSeconds === undefined ? {} : checkFlowIdle(place, 'flowIdleSeconds', flowIdleSeconds),
       dsr: dsr === undefined ? undefined : checkDsr(place, dsr),
       masquerade: masquerade === undefined ? undefined : checkMasquerade(place, masquerade),
+      complete: complete === true,
     };
   } catch (error) {
     throw unreadable('the stored settings', error);

@@ -79,6 +79,19 @@ export class Store {
     this.#tellPackets(operation);
   }
 
+  /** The changes make the state complete: with them, and from then on, this is kept. Returns whether it is news. */
+  markComplete(changes: Changes): boolean {
+    if (this.#settings.complete === true) return false;
+    changes.setSettings(JSON.stringify({ ...this.#settings, complete: true }));
+    return true;
+  }
+
+  /** The changes of markComplete() are committed. */
+  becomeComplete(operation: string): void {
+    this.#settings = { ...this.#settings, complete: true };
+    this.#tellPackets(operation);
+  }
+
   get isClosed(): boolean {
     return this.#closed;
   }

@@ -165,6 +165,11 @@ export interface NodeConfig {
   zone?: string;
   /** Sources in these are workloads of this node, and so are backends that do not say where they are. Omitted: it cannot be told. */
   podCIDRs?: string[];
+  /**
+   * Given: after the first complete apply (one that prunes), an address in them that no service holds is dropped, a held one with an unknown port or protocol is
+   * rejected, for sockets, workloads and from outside.
+   */
+  serviceCIDRs?: string[];
   /** CIDRs; omitted, or none of a family: the primary address of that family. Never loopback. */
   nodePortAddresses?: string[];
   /** Ports that frontends of kind nodePort may have. Default [30000, 32767]. */

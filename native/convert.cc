@@ -180,6 +180,7 @@ PacketSettings to_packet_settings(const Napi::Object& value) {
   settings.pods = ranges(env, value.Get("pods"));
   settings.masquerade = ranges(env, value.Get("masquerade"));
   settings.masquerade_exclude = ranges(env, value.Get("masqueradeExclude"));
+  settings.services = ranges(env, value.Get("services"));
   return settings;
 }
 

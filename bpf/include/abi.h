@@ -245,7 +245,7 @@ struct lb_control {
 	__u64 owner;        /* pid of the writer, 0: none */
 	__u64 leaving;      /* close() with detach has begun: whoever opens next ends it */
 	__u64 retiring;     /* odd: counters are being moved from a backend to retired ones; readers of sums try again */
-	__u64 reserved[1];
+	__u64 service_ranges; /* range set: addresses that are services' alone; 0: none */
 };
 LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
 

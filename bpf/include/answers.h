@@ -224,6 +224,11 @@ LB_INLINE __u32 lb_draft_reset(lb_context *ctx, struct lb_draft *draft, const st
 	return sizeof(*reset);
 }
 
+LB_INLINE bool lb_rejects(__u32 reason)
+{
+	return reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_NO_SUCH_PORT || reason == LB_REASON_BACKEND_REMOVED;
+}
+
 /* Type, code and second word of the error. */
 LB_INLINE struct lb_icmp lb_error_of(const struct lb_packet *p, __u32 reason, __u32 mtu)
 {
@@ -313,7 +318,7 @@ __noinline int lb_answer(lb_context *ctx, __u32 reason, __u32 mtu)
 	draft = bpf_map_lookup_elem(&lb_drafts, &zero);
 	if (!work || !draft || !ctx || !lb_load(ctx, 0, link, sizeof(link)) || !lb_may_answer(&work->packet, link))
 		return LB_NOT_ANSWERED;
-	resets = work->packet.protocol == LB_IPPROTO_TCP && reason == LB_REASON_NO_BACKENDS;
+	resets = work->packet.protocol == LB_IPPROTO_TCP && lb_rejects(reason);
 	if (!lb_answer_allowed(resets ? LB_BUDGET_RESETS : LB_BUDGET_ICMP))
 		return LB_ANSWER_LIMITED;
 	if (resets)
@@ -345,7 +350,7 @@ LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, _
 	int answered = LB_NOT_ANSWERED;
 
 	/* What a peer has sent on came by it: its link is not the way to the sender. */
-	if (work && !work->forced && (reason == LB_REASON_NO_BACKENDS || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG))
+	if (work && !work->forced && (lb_rejects(reason) || reason == LB_REASON_HOP_LIMIT || reason == LB_REASON_TOO_BIG))
 		answered = lb_answer(ctx, reason, mtu);
 	if (answered == LB_ANSWERED) {
 		lb_throw_away(reason, service);

@@ -12,6 +12,7 @@
 #include "frontend.h"
 #include "new_connection.h"
 #include "packet.h"
+#include "ranges.h"
 #include "reasons.h"
 #include "select.h"
 #include "work.h"
@@ -54,21 +55,6 @@ __noinline int lb_read_packet(lb_context *ctx)
 	work->overhead = 0;
 	work->translated = 0;
 	return lb_parse(ctx, &work->packet);
-}
-
-/* ---- ranges of addresses ---------------------------------------------------------------------------------------------------- */
-
-LB_INLINE bool lb_in_ranges(__u32 set, const __be32 *address, __u8 family)
-{
-	if (family == LB_IPV4) {
-		struct lb_range4 key = { .prefix = 64, .set = set, .address = address[0] };
-
-		return bpf_map_lookup_elem(&lb_ranges4, &key);
-	}
-	struct lb_range6 key = { .prefix = 160, .set = set };
-
-	lb_address_copy(key.address, address);
-	return bpf_map_lookup_elem(&lb_ranges6, &key);
 }
 
 /* ---- whose address --------------------------------------------------------------------------------------------------------------- */

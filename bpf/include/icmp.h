@@ -34,6 +34,11 @@ LB_INLINE bool lb_is_icmp_error(const struct lb_packet *p)
 	return p->family == LB_IPV4 ? type == 3 || type == 4 || type == 11 || type == 12 : type >= 1 && type <= 4;
 }
 
+LB_INLINE bool lb_is_echo(const struct lb_packet *p)
+{
+	return lb_is_icmp(p) && p->icmp_type == (p->family == LB_IPV4 ? LB_ICMP4_ECHO : LB_ICMP6_ECHO);
+}
+
 /* ---- echo -------------------------------------------------------------------------------------------------------------------- */
 
 /* Swaps what a frame has at both places. */
@@ -74,8 +79,7 @@ __noinline int lb_echo(lb_context *ctx)
 	if (!work || !ctx || lb_role != LB_ROLE_EXTERNAL)
 		return LB_REASON_NOT_BALANCED;
 	p = &work->packet;
-	if (!lb_is_icmp(p) || p->icmp_type != (p->family == LB_IPV4 ? LB_ICMP4_ECHO : LB_ICMP6_ECHO) ||
-	    p->length < p->l4 - p->l3 + LB_ICMP_LENGTH)
+	if (!lb_is_echo(p) || p->length < p->l4 - p->l3 + LB_ICMP_LENGTH)
 		return LB_REASON_NOT_BALANCED;
 	if (!lb_is_service_address(p->destination, p->family) || lb_is_node_address(p->destination, p->family) ||
 	    !lb_may_be_told(p->source, p->family) || !lb_load(ctx, 0, link, sizeof(link)) || (link[0] | link[6]) & 1)

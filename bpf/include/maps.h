@@ -50,6 +50,36 @@ LB_MAPPED_ARRAY(lb_backends, LB_DEFAULT_INDICES, struct lb_backend);
  * Written by the controller. */
 LB_MAPPED_ARRAY(lb_control, 1, struct lb_control);
 
+/* Range set and IPv4 address -> allowed.
+ * Written by the controller. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct lb_range4);
+	__type(value, __u32);
+} lb_ranges4 SEC(".maps");
+
+/* Range set and IPv6 address -> allowed.
+ * As lb_ranges4. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct lb_range6);
+	__type(value, __u32);
+} lb_ranges6 SEC(".maps");
+
+/* Address in the service ranges that a frontend has, whatever the port -> present; IPv4 as ::ffff:a.b.c.d.
+ * Written by the controller before the first key with the address, and after the last; empty without service ranges. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct lb_peer6);
+	__type(value, __u32);
+} lb_held SEC(".maps");
+
 /* Service -> where its round robin stands.
  * Moved by the programs at each choice (kernels from 5.12 on). */
 LB_MAPPED_ARRAY(lb_cursors, LB_DEFAULT_INDICES, struct lb_cursor);

@@ -47,26 +47,6 @@ LB_MAPPED_ARRAY(lb_replies, 16384, struct lb_owner_set);
  * Written by the programs. */
 LB_MAPPED_ARRAY(lb_refused, LB_DEFAULT_INDICES, __u64);
 
-/* Range set and IPv4 address -> allowed.
- * Written by the controller. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, struct lb_range4);
-	__type(value, __u32);
-} lb_ranges4 SEC(".maps");
-
-/* Range set and IPv6 address -> allowed.
- * As lb_ranges4. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, struct lb_range6);
-	__type(value, __u32);
-} lb_ranges6 SEC(".maps");
-
 /* Address of a service in the external scope, whatever the port -> present; IPv4 as ::ffff:a.b.c.d.
  * Written by the controller: before the first key with the address, and after the last. Echo requests to these are answered. */
 struct {

@@ -67,7 +67,13 @@ enum lb_reason {
 	LB_REASON_ANSWER_LIMITED = 30,
 	/* drop: The packet came from outside with a source that is a service address, this node's own, or nobody's. */
 	LB_REASON_SOURCE_IS_OURS = 31,
-	LB_REASON_COUNT = 32, /* of an array indexed by reason */
+	/* drop: The address is in the node's serviceCIDRs, and no service has it. */
+	LB_REASON_NO_SUCH_SERVICE = 32,
+	/* reject: The address is a service's and in the node's serviceCIDRs, and no service has this port of it by this protocol. */
+	LB_REASON_NO_SUCH_PORT = 33,
+	/* reject: The connection's backend was removed, and onBackendRemoved of its service ends such connections. */
+	LB_REASON_BACKEND_REMOVED = 34,
+	LB_REASON_COUNT = 35, /* of an array indexed by reason */
 };
 
 #endif

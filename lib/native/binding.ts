@@ -73,6 +73,8 @@ export interface NativePackets {
   dsr: number; dispatch: number;
   /** CIDRs. */
   peers: readonly string[]; pods: readonly string[]; masquerade: readonly string[]; masqueradeExclude: readonly string[];
+  /** Whose addresses are services' alone, for socket hooks, too. */
+  services: readonly string[];
 }
 
 export interface NativeConnection {

@@ -161,7 +161,8 @@ class Balancer {
   void repair_backends();
   Status resume_attachments();
   Status ensure_packets();
-  Status recover_packets(std::vector<bool>& range_sets);
+  Status recover_ranges(std::vector<bool>& range_sets);
+  Status recover_packets();
   Status write_node();
   Status use_address(const Key& key, bool on);
   static Locals locals_of(const Service& service);
@@ -174,6 +175,9 @@ class Balancer {
   Status fill_vias();
   bool count_address(const Key& key, bool on);
   Status fill_addresses();
+  Status use_held(const Key& key, bool on);
+  Status fill_held();
+  Status write_service_ranges();
   Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);
   Result<uint32_t> find_attachment(const char* operation, const AttachmentRecord& record, bool& known);
   AttachmentPlace place() { return {maps_, options_.pin_path, netns_.get()}; }
@@ -238,6 +242,8 @@ class Balancer {
   };
   std::unordered_map<Address, uint32_t, AddressHash> address_users_;  // of lb_addresses: keys that have it
   bool packets_filled_ = false;
+  std::vector<Range> service_ranges_;
+  std::unordered_map<Address, uint32_t, AddressHash> held_users_;  // of lb_held: keys that have it, in both scopes
   std::unique_ptr<Object> decide_;
   std::unique_ptr<SweepThread> sweeps_;
   std::mutex watching_;

@@ -62,7 +62,10 @@ Status Commit::insert_all() {
   }
   for (const auto& k : inserts_) {
     inserted_++;
-    LB_TRY(b_.use_address(k.key, true));
+    // Both are counted, whatever fails: both are given back.
+    const Status address = b_.use_address(k.key, true), held = b_.use_held(k.key, true);
+    LB_TRY(address);
+    LB_TRY(held);
   }
   for (const auto& next : next_) {
     LB_TRY(b_.put_locals(*next));
@@ -74,7 +77,10 @@ Status Commit::insert_all() {
 // What got in of those that were to be inserted; the others are not there. Range sets rest, as nobody may know that they were seen by none.
 void Commit::give_back_keys() {
   delete_keys(inserts_);
-  for (size_t i = 0; i < inserted_; i++) (void)b_.use_address(inserts_[i].key, false);
+  for (size_t i = 0; i < inserted_; i++) {
+    (void)b_.use_address(inserts_[i].key, false);
+    (void)b_.use_held(inserts_[i].key, false);
+  }
   for (const auto& next : next_) {
     const auto old = b_.services_.find(next->name);
     b_.drop_locals(*next, nullptr);
@@ -168,7 +174,10 @@ void Commit::publish() {
     stop_point();
   }
   delete_keys(deletes_);
-  for (const auto& k : deletes_) (void)b_.use_address(k.key, false);
+  for (const auto& k : deletes_) {
+    (void)b_.use_address(k.key, false);
+    (void)b_.use_held(k.key, false);
+  }
   for (const Service* s : removed_) {
     use_ports(s->frontends, false);
     b_.drop_locals(*s, nullptr);

@@ -20,7 +20,7 @@ namespace {
 constexpr char kControl[] = "lb_control";
 constexpr char kNode[] = "lb_node";  // pinned last of the packet maps
 // Of bpf/include/packet_maps.h; what else the packet programs declare is for each attachment by itself.
-constexpr std::string_view kPacketMaps[] = {"lb_owners", "lb_connections", "lb_replies", "lb_refused", "lb_ranges4", "lb_ranges6",
+constexpr std::string_view kPacketMaps[] = {"lb_owners", "lb_connections", "lb_replies", "lb_refused",
                                              "lb_addresses", "lb_vias", "lb_locals", "lb_fragments", "lb_budgets", kNode};
 
 bool is_packet_map(std::string_view name) { return std::find(std::begin(kPacketMaps), std::end(kPacketMaps), name) != std::end(kPacketMaps); }
@@ -57,6 +57,7 @@ std::map<std::string, uint32_t> sizes(const Maps& maps) {
           {"lb_replies", 2 * flow_set_count(c)},
           {"lb_refused", slots},
           {"lb_addresses", slots - 1},
+          {"lb_held", slots - 1},
           {"lb_vias", backends},
           {"lb_locals", 4 * backends},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},

@@ -12,6 +12,7 @@ struct PacketSettings {
   uint32_t idle_tcp = 8000, idle_udp = 60;
   uint16_t dsr = 0, dispatch = 0;  // enum lb_dsr_flag, enum lb_dispatch
   std::vector<Range> peers, pods, masquerade, masquerade_exclude;
+  std::vector<Range> services;  // whose addresses are services' alone: of socket hooks, too
 };
 
 }  // namespace lb

@@ -20,7 +20,6 @@ lb_peer6 mapped(const Address& a) {
 Status Balancer::ensure_packets() {
   if (packets_filled_) return ok();
   LB_TRY(maps_.ensure_packets(options_.pin_path));
-  LB_TRY(ranges_.fill(maps_));
   address_users_.clear();
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
@@ -67,6 +66,70 @@ Status Balancer::fill_addresses() {
     const lb_peer6 key = mapped(address);
     if (bpf_map_update_elem(fd, &key, &one, BPF_ANY)) return kernel_error("attach", "addresses map, " + address.text(), errno);
   }
+  return ok();
+}
+
+Status Balancer::use_held(const Key& key, bool on) {
+  if (service_ranges_.empty() || !contains(service_ranges_, key.address)) return ok();
+  uint32_t& users = held_users_[key.address];
+  users = on ? users + 1 : users - 1;
+  const lb_peer6 address = mapped(key.address);
+  const uint32_t one = 1;
+  const int fd = maps_.fd("lb_held");
+  if (on) {
+    if (users == 1 && bpf_map_update_elem(fd, &address, &one, BPF_ANY)) return kernel_error("commit", "map of held addresses, " + key.address.text(), errno);
+    return ok();
+  }
+  if (users) return ok();
+  held_users_.erase(key.address);
+  bpf_map_delete_elem(fd, &address);
+  return ok();
+}
+
+// Makes the map what is counted of the keys in service_ranges_.
+Status Balancer::fill_held() {
+  const int fd = maps_.fd("lb_held");
+  held_users_.clear();
+  for (const auto& [key, slot] : keys_)
+    if (contains(service_ranges_, key.address)) held_users_[key.address]++;
+  const uint32_t one = 1;
+  std::set<std::array<uint32_t, 4>> wanted;
+  for (const auto& [address, users] : held_users_) {
+    const lb_peer6 key = mapped(address);
+    wanted.insert({key.address[0], key.address[1], key.address[2], key.address[3]});
+    if (bpf_map_update_elem(fd, &key, &one, BPF_ANY)) return kernel_error("setNode", "map of held addresses, " + address.text(), errno);
+  }
+  std::vector<lb_peer6> strays;
+  lb_peer6 at{}, next{};
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    if (!wanted.count({at.address[0], at.address[1], at.address[2], at.address[3]})) strays.push_back(at);
+  }
+  for (const auto& address : strays) bpf_map_delete_elem(fd, &address);
+  return ok();
+}
+
+// An address counts as held before the ranges with it count, and as long as they do.
+Status Balancer::write_service_ranges() {
+  const uint32_t before = static_cast<uint32_t>(maps_.control->service_ranges);
+  if (before ? ranges_.contents(before) == packets_.services : packets_.services.empty()) return ok();
+  uint32_t id = 0;
+  if (!packets_.services.empty()) {
+    std::lock_guard lock(indices_->mutex);
+    id = indices_->range_sets.take();
+    if (!id) return make_error("ERR_CAPACITY", "setNode", "serviceCIDRs", "there are too many lists of ranges; give fewer");
+  }
+  if (id) LB_TRY(ranges_.add(id, packets_.services, "serviceCIDRs"));
+  service_ranges_.insert(service_ranges_.end(), packets_.services.begin(), packets_.services.end());
+  LB_TRY(fill_held());
+  stop_point();
+  store_release(&maps_.control->service_ranges, id);
+  stop_point();
+  service_ranges_ = packets_.services;
+  LB_TRY(fill_held());
+  std::vector<Rested> retired;
+  if (before) retired.push_back({IndexKind::range_set, before});
+  indices_->rest(std::move(retired));
   return ok();
 }
 
@@ -174,6 +237,7 @@ Status Balancer::set_packets(const PacketSettings& settings) {
   std::lock_guard lock(mutex_);
   LB_TRY(refuse_if_closed("setNode"));
   packets_ = settings;
+  LB_TRY(write_service_ranges());
   if (!packets_filled_) return ok();
   LB_TRY(write_node());
   reserve_or_report();

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace lb {
@@ -45,6 +46,17 @@ bool parse_range(const std::string& text, Range& out) {
   if (*end || prefix < 0 || prefix > (out.address.family == LB_IPV4 ? 32 : 128)) return false;
   out.prefix = static_cast<uint8_t>(prefix);
   return true;
+}
+
+bool contains(const std::vector<Range>& ranges, const Address& address) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const Range& r) {
+    if (r.address.family != address.family) return false;
+    for (unsigned bit = 0; bit < r.prefix; bit += 32) {
+      const uint32_t left = r.prefix - bit, mask = left >= 32 ? ~0u : ~(~0u >> left);
+      if ((ntohl(r.address.words[bit / 32]) ^ ntohl(address.words[bit / 32])) & mask) return false;
+    }
+    return true;
+  });
 }
 
 Status RangeTable::write(uint32_t id, const std::vector<Range>& ranges, const std::string& text) {

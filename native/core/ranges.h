@@ -16,6 +16,7 @@ namespace lb {
 
 // "10.0.0.0/8", in canonical text.
 bool parse_range(const std::string& text, Range& out);
+bool contains(const std::vector<Range>& ranges, const Address& address);
 
 // Keeps what the ids mean, and lb_ranges4/6 accordingly from when they are there. Thread-safe.
 class RangeTable {

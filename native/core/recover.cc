@@ -71,7 +71,8 @@ Status Balancer::recover() {
     for (uint32_t i = 1; i < maps_.slot_count(); i++)
       if (!ids[i]) maps_.failures[i] = maps_.failures[maps_.slot_count() + i] = 0;
   }
-  if (maps_.has_packets()) LB_TRY(recover_packets(range_sets));
+  LB_TRY(recover_ranges(range_sets));
+  if (maps_.has_packets()) LB_TRY(recover_packets());
   std::lock_guard lock(indices_->mutex);
   indices_->range_sets.reset(kRangeSets, range_sets);
   indices_->slots.reset(maps_.slot_count(), slots);
@@ -83,14 +84,21 @@ Status Balancer::recover() {
 }
 
 // After the grace period: a program may have been at work with a set that no record names any more.
-Status Balancer::recover_packets(std::vector<bool>& range_sets) {
-  const lb_node& node = *maps_.node;
-  for (const uint32_t id : {node.peers, node.pods, node.masquerade, node.masquerade_exclude})
+Status Balancer::recover_ranges(std::vector<bool>& range_sets) {
+  const uint32_t services = static_cast<uint32_t>(maps_.control->service_ranges);
+  std::vector<uint32_t> settings = {services};
+  if (const lb_node* node = maps_.node) settings.insert(settings.end(), {node->peers, node->pods, node->masquerade, node->masquerade_exclude});
+  for (const uint32_t id : settings)
     if (id && id < range_sets.size()) range_sets[id] = true;
   std::set<uint32_t> known;
   for (uint32_t id = 1; id < range_sets.size(); id++)
     if (range_sets[id]) known.insert(id);
   LB_TRY(ranges_.adopt(maps_, known));
+  service_ranges_ = ranges_.contents(services);
+  return fill_held();
+}
+
+Status Balancer::recover_packets() {
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
   LB_TRY(fill_locals());

@@ -14,6 +14,13 @@ const wrong: [string, object, string, string][] = [
   ['a bad address', { addresses: ['192.0.2.1', '192.0.2.300'] }, 'addresses[1]', 'must be an IPv4 or IPv6 address'],
   ['an address twice', { addresses: ['fd00::1', 'FD00::1'] }, 'addresses[1]', 'is fd00::1 a second time'],
   ['a bad range', { podCIDRs: ['10.0.0.0'] }, 'podCIDRs[0]', "must be a range like '10.0.0.0/8'"],
+  ['service ranges with the node', { serviceCIDRs: ['10.0.0.0/8', '192.0.2.0/24'] }, 'serviceCIDRs[1]', "has the node's address 192.0.2.1"],
+  [
+    'service ranges with workloads',
+    { serviceCIDRs: ['10.0.0.0/8'], podCIDRs: ['10.244.0.0/16'] },
+    'serviceCIDRs[0]',
+    'is 10.0.0.0/8, which overlaps podCIDRs, 10.244.0.0/16',
+  ],
   ['ports the wrong way round', { nodePortRange: [2000, 1000] }, 'nodePortRange[1]', 'must be 2000 to 65535, got 1000'],
   [
     'SNAT ports among node ports',
@@ -22,7 +29,7 @@ const wrong: [string, object, string, string][] = [
     'must have no port of nodePortRange, 30000 to 32767, and is 20000 to 30000; move one of them',
   ],
   ['half a range', { nodePortRange: [2000] }, 'nodePortRange', 'must be [first, last], has 1 elements'],
-  ['an unknown key', { masqueradeAll: true }, 'masqueradeAll', 'is not a known key'],
+  ['an unknown key', { masquerade: true }, 'masquerade', 'is not a known key'],
 ];
 
 describe('setNode', () => {
@@ -172,5 +179,27 @@ describe('packet hooks are told', () => {
     await LoadBalancer.open({ pinPath: '/sys/fs/bpf/told' });
     expect(addon.last.packets).toEqual([before]);
     expect(before).toMatchObject({ idleTcp: 60, idleUdp: 60 });
+  });
+});
+
+describe('serviceCIDRs', () => {
+  const node = { ...NODE, serviceCIDRs: ['10.96.0.0/16'] };
+  const last = (native: { packets: { services: readonly string[] }[] }) => native.packets.at(-1)!.services;
+
+  it('count once a whole state has been applied, and from then on', async () => {
+    const { lb, native } = await openStub({ node });
+    expect(last(native)).toEqual([]);
+    await lb.apply([], { prune: false });
+    expect(last(native)).toEqual([]);
+    await lb.apply([]);
+    expect(last(native)).toEqual(['10.96.0.0/16']);
+    expect(JSON.parse(native.commits.at(-1)!.settings!)).toMatchObject({ complete: true });
+    const commits = native.commits.length;
+    await lb.apply([]);
+    expect(native.commits).toHaveLength(commits);
+    lb.setNode(NODE);
+    expect(last(native)).toEqual([]);
+    lb.setNode(node);
+    expect(last(native)).toEqual(['10.96.0.0/16']);
   });
 });
