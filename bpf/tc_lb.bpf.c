@@ -225,3 +225,29 @@ int lb_tc_egress(struct __sk_buff *skb)
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_translate_in(skb, work);
 }
+
+/* ---- gates ------------------------------------------------------------------------------------------------------------------- */
+
+/* lb_gate_key -> program.
+ * Written by the process that loaded it, and emptied by the kernel when that ends. Private to the object. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} lb_gate SEC(".maps");
+
+/* Where there is no tcx (before 6.6) a filter outlives its process; behind a gate it lets everything pass from then on. */
+SEC("tc")
+int lb_tc_ingress_gate(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &lb_gate, LB_GATE_INGRESS);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int lb_tc_egress_gate(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &lb_gate, LB_GATE_EGRESS);
+	return TC_ACT_UNSPEC;
+}

@@ -400,6 +400,8 @@ struct lb_netns_key {
 /* ---- packet hooks --------------------------------------------------------------------------------------------------- */
 
 /* What the programs of a device do: see docs/architecture.md, Packets. */
+/* lb_gate: what the gates at tc lead to. */
+enum lb_gate_key { LB_GATE_INGRESS = 0, LB_GATE_EGRESS = 1 };
 enum lb_role { LB_ROLE_EXTERNAL = 0, LB_ROLE_WORKLOAD = 1 };
 
 /* Settings of the packet hooks: one element of lb_node, mmap'ed, each field read once and by itself. */

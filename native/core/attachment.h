@@ -15,6 +15,8 @@
 
 namespace lb {
 
+inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
+
 struct AttachmentInfo {
   uint32_t id = 0;
   AttachmentKind kind = AttachmentKind::cgroup;
@@ -69,7 +71,10 @@ class Attachment {
   std::optional<Error> failure_;  // of what no caller waited for
 };
 
-// Before tcx: filters of programs with our maps in the balancer's own namespace, of attachments that are none of `known`.
+// Before tcx: filters of programs with our maps in the balancer's own namespace, of attachments that are none of `known`, and the qdiscs that those
+// have made; before their pins are removed.
 void remove_stray_filters(const AttachmentPlace& place, const std::set<uint32_t>& known);
+// Before tcx: filters in a namespace that a process without pins left when it died. They let everything pass.
+void remove_dead_filters(int netns);
 
 }  // namespace lb

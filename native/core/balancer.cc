@@ -109,6 +109,7 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
   kernel_abilities();
   auto netns = open_netns("open", options.netns);
   if (!netns) return netns.error();
+  if (!options.readonly) remove_dead_filters(netns->get());
   UniqueFd lock;
   const std::string& path = options.pin_path;
   if (!path.empty() && !options.readonly) {
@@ -141,8 +142,8 @@ Result<std::unique_ptr<Balancer>> Balancer::open(const OpenOptions& options) {
 
 // Ends a close() with detach that was cut off.
 Status Balancer::end_leaving(const std::string& path, Maps& maps, int netns) {
-  for (uint32_t id = 1; id < kAttachments; id++) Attachment::remove_pins(id, path);
   remove_stray_filters({maps, path, netns}, {});
+  for (uint32_t id = 1; id < kAttachments; id++) Attachment::remove_pins(id, path);
   if (auto log = Log::open(path, maps, true)) {
     const LogContent content = log->read();
     for (const auto& [id, record] : content.attachments) Attachment::remove({maps, path, netns}, record);

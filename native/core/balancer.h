@@ -104,7 +104,6 @@ using Locals = std::map<std::array<uint32_t, 6>, uint32_t>;
 // Keys and values of lb_vias.
 using Vias = std::map<uint32_t, std::array<uint32_t, 7>>;
 
-inline constexpr uint32_t kAttachments = 64;  // bits of lb_control.attachments
 // Range sets at one time, of services and of the settings.
 inline constexpr uint32_t kRangeSets = 65536;
 

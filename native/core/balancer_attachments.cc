@@ -169,9 +169,9 @@ Status Balancer::resume_attachments() {
     live |= 1ull << id;
   }
   // Links of an attachment that no committed record names.
+  if (maps_.has_packets()) remove_stray_filters(place(), known);
   for (uint32_t id = 1; id < kAttachments; id++)
     if (!content.attachments.count(id)) Attachment::remove_pins(id, options_.pin_path);
-  if (maps_.has_packets()) remove_stray_filters(place(), known);
   store_release(&maps_.control->attachments, live);
   reserve_or_report();
   return ok();

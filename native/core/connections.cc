@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of connections, read from mapped memory beside the programs that write it: the owner's word, the entry, the owner's word again.
+#include <bpf/bpf.h>
 #include <time.h>
 
 #include "balancer.h"
@@ -24,17 +25,23 @@ const char* state_of(uint8_t protocol, uint32_t life) {
   return life & LB_LIFE_OPENED ? "established" : "opening";
 }
 
-// False: nobody has the way, or it changes hands all the time.
-bool read_entry(const Maps& maps, uint32_t set, uint32_t way, lb_connection& out) {
-  const __u64* owner = &maps.owners[set].way[way];
+// Whose the ways of a set are. Before 5.12 there is a lock in each set, and then the kernel maps none of them into memory.
+bool read_owners(const Maps& maps, uint32_t set, lb_owners& out) {
+  if (!maps.owners) return bpf_map_lookup_elem(maps.fd("lb_owners"), &set, &out) == 0;
+  for (uint32_t way = 0; way < LB_FLOW_WAYS; way++) out.way[way] = load_acquire(&maps.owners[set].way[way]);
+  return true;
+}
+
+// `before`: of the way's set. False: nobody has the way, or it changes hands all the time.
+bool read_entry(const Maps& maps, uint32_t set, uint32_t way, lb_owners before, lb_connection& out) {
   const lb_connection* entry = &maps.connections[static_cast<size_t>(set) * LB_FLOW_WAYS + way];
   for (int attempt = 0; attempt < kTries; attempt++) {
-    const __u64 before = load_acquire(owner);
-    if (!lb_owner_tag(before)) return false;
-    if (before & LB_OWNER_BUSY) continue;
-    std::memcpy(&out, entry, sizeof out);
+    const __u64 owner = before.way[way];
+    if (!lb_owner_tag(owner)) return false;
+    if (!(owner & LB_OWNER_BUSY)) std::memcpy(&out, entry, sizeof out);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    if (__atomic_load_n(owner, __ATOMIC_RELAXED) == before) return true;
+    if (!read_owners(maps, set, before)) return false;
+    if (!(owner & LB_OWNER_BUSY) && before.way[way] == owner) return true;
   }
   return false;
 }
@@ -50,9 +57,11 @@ std::vector<ConnectionRow> Balancer::connections() {
   // Before 5.12 the first word of a set is a lock.
   const uint32_t first = kernel_abilities().variant == Variant::legacy ? 1 : 0;
   for (uint32_t set = 0; set < maps_.flow_sets(); set++) {
+    lb_owners owners;
+    if (!read_owners(maps_, set, owners)) continue;
     for (uint32_t way = first; way < LB_FLOW_WAYS; way++) {
       ConnectionRow row{};
-      if (!read_entry(maps_, set, way, row.connection)) continue;
+      if (!read_entry(maps_, set, way, owners, row.connection)) continue;
       const lb_connection& c = row.connection;
       const auto life = static_cast<uint32_t>(c.life);
       const uint64_t seen = (c.life >> 32) * 1000, made = static_cast<uint64_t>(c.created) * 1000;

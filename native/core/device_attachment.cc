@@ -20,11 +20,15 @@
 #include <cstring>
 
 #include "netns.h"
+#include "stop_point.h"
 
 namespace lb {
 namespace {
 
 constexpr uint32_t kHandle = 0x6c620000;  // of filters: "lb", and the attachment's id
+constexpr uint32_t kHandleMask = 0xffff0000;
+constexpr uint32_t kMadeQdisc = 0x8000;  // of a filter of a balancer without pins, that came with the qdisc
+constexpr const char* kQdiscMark = "qdisc";
 constexpr const char* kHookNames[] = {"tc_egress", "tc_ingress", "xdp"};
 
 // A link whose device is gone, or that was detached, says device 0. tcx has the number in the same place as XDP.
@@ -65,6 +69,18 @@ std::set<uint32_t> ids_of(const Maps& maps) {
     if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) == 0) ids.insert(info.id);
   }
   return ids;
+}
+
+// Takes away the qdiscs that attachments of this directory have made, those of `known` aside.
+void remove_marked_qdiscs(const std::string& directory, const std::set<uint32_t>& known) {
+  for (uint32_t id = 1; id < kAttachments; id++) {
+    if (known.count(id)) continue;
+    for (const auto& pinned : device_pins(id, directory)) {
+      if (pinned.hook != kQdiscMark) continue;
+      remove_qdisc_if_unused(pinned.number);
+      rmdir(pinned.path.c_str());
+    }
+  }
 }
 
 // Tells of devices of the calling thread's namespace.
@@ -162,16 +178,27 @@ Status DeviceAttachment::load() {
     object->set_config("lb_attachment", record_.id);
     object->set_config("lb_role", record_.role);
     object->set_config("lb_can_send_back", can_send_back);
+    for (const char* gate : {"lb_tc_ingress_gate", "lb_tc_egress_gate"})
+      if (bpf_program* p = object->program(gate)) bpf_program__set_autoload(p, gated());
     LB_TRY(object->load(operation(), record_.path));
     into = std::make_unique<Object>(std::move(*object));
     return ok();
   };
   LB_TRY(load_one("tc_lb", tc_));
+  if (gated()) {
+    const int map = bpf_map__fd(tc_->map("lb_gate"));
+    for (const auto& [key, name] : {std::pair{LB_GATE_INGRESS, "lb_tc_ingress"}, {LB_GATE_EGRESS, "lb_tc_egress"}}) {
+      const __u32 at = key;
+      const int fd = bpf_program__fd(tc_->program(name));
+      if (bpf_map_update_elem(map, &at, &fd, BPF_ANY)) return kernel_error(operation(), std::string("gate of ") + name, errno);
+    }
+  }
   return record_.kind == AttachmentKind::xdp ? load_one("xdp_lb", xdp_) : ok();
 }
 
 int DeviceAttachment::program(Hook hook) const {
   if (hook == Hook::xdp) return bpf_program__fd(xdp_->program("lb_xdp"));
+  if (gated()) return bpf_program__fd(tc_->program(hook == Hook::egress ? "lb_tc_egress_gate" : "lb_tc_ingress_gate"));
   return bpf_program__fd(tc_->program(hook == Hook::egress ? "lb_tc_egress" : "lb_tc_ingress"));
 }
 
@@ -188,6 +215,7 @@ Result<std::unique_ptr<Attachment>> DeviceAttachment::create(const AttachmentPla
     return ok();
   });
   LB_TRY(there);
+  if (!kernel_abilities().tcx) remove_dead_filters(a->netns_.get());
   LB_TRY(a->load());
   const Status placed = in_netns(a->netns_.get(), [&] { return a->sync({}, strict); });
   if (!placed) {
@@ -234,12 +262,21 @@ void remove_stray_filters(const AttachmentPlace& place, const std::set<uint32_t>
         if (!rows) continue;
         for (const auto& row : *rows) {
           const uint32_t handle = row.filter.handle;
-          if ((handle & 0xffff0000) != kHandle || known.count(handle & 0xffff) || !program_uses(row.program, maps)) continue;
+          if ((handle & kHandleMask) != kHandle || known.count(handle & ~kHandleMask) || !program_uses(row.program, maps)) continue;
           (void)remove_filter(device, egress, row.filter);
         }
       }
     }
     if (all) if_freenameindex(all);
+    remove_marked_qdiscs(place.directory, known);
+    return ok();
+  });
+}
+
+void remove_dead_filters(int netns) {
+  if (kernel_abilities().tcx) return;
+  (void)in_netns(netns, []() -> Status {
+    remove_dead_gates(kHandleMask, kHandle, kMadeQdisc);
     return ok();
   });
 }
@@ -302,11 +339,13 @@ Status DeviceAttachment::put(Device& device, Hook hook) {
   Placed placed{hook, {}, {}};
   const bool links = hook == Hook::xdp || kernel_abilities().tcx;
   LB_TRY(links ? put_link(device, hook, placed) : put_filter(device, hook, placed));
+  stop_point();
   device.placed.push_back(std::move(placed));
   if (!links || place_.directory.empty()) return ok();
   const std::string path = pin_of(device, kHookNames[static_cast<int>(hook)]);
   unlink(path.c_str());
   if (bpf_obj_pin(device.placed.back().link.get(), path.c_str())) return kernel_error(operation(), path, errno);
+  stop_point();
   return ok();
 }
 
@@ -360,12 +399,18 @@ Status DeviceAttachment::put_xdp(Device& device, Placed& placed) {
 }
 
 Status DeviceAttachment::put_filter(Device& device, Hook hook, Placed& placed) {
-  bool made_qdisc = false;
-  auto filter = add_filter(device.number, hook == Hook::egress, program(hook), handle(), made_qdisc);
-  // Remembered by a directory, which is all that a bpffs has for words.
-  const std::string mark = pin_of(device, "qdisc");
-  if (made_qdisc && !place_.directory.empty()) mkdir(mark.c_str(), 0700);
-  if (made_qdisc && place_.directory.empty()) made_qdiscs_.insert(device.number);
+  // Said before it is made, so that a death in between leaves none that nobody knows; by a directory, which is all that a bpffs has for words.
+  const std::string mark = pin_of(device, kQdiscMark);
+  const bool makes = !has_clsact(device.number);
+  const bool marks = makes && (gated() ? made_qdiscs_.insert(device.number).second : mkdir(mark.c_str(), 0700) == 0);
+  stop_point();
+  bool had_qdisc = false;
+  const uint32_t made = gated() && made_qdiscs_.count(device.number) ? kMadeQdisc : 0;
+  auto filter = add_filter(device.number, hook == Hook::egress, program(hook), handle() | made, had_qdisc);
+  if (marks && had_qdisc) {
+    made_qdiscs_.erase(device.number);
+    if (!gated()) rmdir(mark.c_str());
+  }
   if (!filter) {
     Error e = filter.error();
     e.operation = operation();
@@ -376,24 +421,32 @@ Status DeviceAttachment::put_filter(Device& device, Hook hook, Placed& placed) {
   return ok();
 }
 
+// If it is ours, and nobody else has a filter there.
+void DeviceAttachment::release_qdisc(int device) {
+  const std::string mark = place_.directory + "/link_" + std::to_string(record_.id) + "_" + std::to_string(device) + "_" + kQdiscMark;
+  const bool ours = gated() ? made_qdiscs_.erase(device) != 0 : access(mark.c_str(), F_OK) == 0;
+  if (!ours) return;
+  remove_qdisc_if_unused(device);
+  stop_point();
+  if (!gated()) rmdir(mark.c_str());
+}
+
 Status DeviceAttachment::release(Device& device) {
   bool filters = false;
   for (auto p = device.placed.rbegin(); p != device.placed.rend(); p++) {
     if (p->link) {
       if (!place_.directory.empty()) unlink(pin_of(device, kHookNames[static_cast<int>(p->hook)]).c_str());
+      stop_point();
       // Detached for certain, even where another process still holds a descriptor of the link.
       if (bpf_link_detach(p->link.get()) && errno != ENOLINK && errno != EOPNOTSUPP && errno != ENOENT) return kernel_error("detach", device.name, errno);
     } else if (p->filter) {
       filters = true;
       LB_TRY(remove_filter(device.number, p->hook == Hook::egress, *p->filter));
     }
+    stop_point();
   }
   device.placed.clear();
-  if (filters) {
-    const std::string mark = pin_of(device, "qdisc");
-    const bool ours = place_.directory.empty() ? made_qdiscs_.erase(device.number) != 0 : rmdir(mark.c_str()) == 0;
-    if (ours) remove_qdisc_if_unused(device.number);
-  }
+  if (filters) release_qdisc(device.number);
   return ok();
 }
 
@@ -453,6 +506,7 @@ Status DeviceAttachment::swap_programs() {
       } else if (bpf_link_update(p.link.get(), program(p.hook), nullptr) && errno != ENOLINK) {
         return kernel_error(operation(), device.name, errno);
       }
+      stop_point();
     }
   }
   return ok();
@@ -475,6 +529,7 @@ Status DeviceAttachment::replace(const AttachmentRecord& record) {
         for (auto p = device.placed.begin(); p != device.placed.end(); p++) {
           if (p->hook != Hook::xdp) continue;
           bpf_link_detach(p->link.get());
+          stop_point();
           device.placed.erase(p);
           break;
         }
@@ -500,6 +555,9 @@ Status DeviceAttachment::detach() {
   }
   LB_TRY(in_netns(netns_.get(), [&]() -> Status {
     for (auto& device : devices_) LB_TRY(release(device));
+    // Of devices that a death has left with a qdisc only.
+    for (const auto& pinned : device_pins(record_.id, place_.directory))
+      if (pinned.hook == kQdiscMark) release_qdisc(pinned.number);
     return ok();
   }));
   devices_.clear();

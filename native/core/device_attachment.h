@@ -65,6 +65,9 @@ class DeviceAttachment : public Attachment {
   // Has it left, and its events are still on their way?
   static bool has_gone(const Device& device);
   uint32_t handle() const;
+  // Filters stay when their process dies; those of a balancer without pins must let everything pass then.
+  bool gated() const { return !kernel_abilities().tcx && place_.directory.empty(); }
+  void release_qdisc(int device);
   void find_problems(std::vector<Problem>& found) const;
   void check_forwarding(const Device& device, std::vector<Problem>& found) const;
 

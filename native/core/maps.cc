@@ -182,6 +182,7 @@ Status Maps::make_packets(const std::string& directory) {
       // Of a set that a death left incomplete: nothing is attached that could use it.
       unlink(pin.c_str());
       if (bpf_obj_pin(fd(std::string(name)), pin.c_str())) return kernel_error("attach", pin, errno);
+      stop_point();
     }
   return map_packets(false);
 }
@@ -257,7 +258,8 @@ Status Maps::map_one(const std::string& name, bool readonly, T*& pointer) {
 }
 
 Status Maps::map_packets(bool readonly) {
-  LB_TRY(map_one("lb_owners", readonly, owners));
+  // Before 5.12 there is a lock in each element, and then the kernel maps none of them.
+  if (kernel_abilities().variant == Variant::current) LB_TRY(map_one("lb_owners", readonly, owners));
   LB_TRY(map_one("lb_connections", readonly, connections));
   return map_one(kNode, readonly, node);
 }

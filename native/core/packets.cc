@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "balancer.h"
+#include "stop_point.h"
 
 namespace lb {
 namespace {
@@ -46,6 +47,7 @@ Status Balancer::use_address(const Key& key, bool on) {
   const int fd = maps_.fd("lb_addresses");
   if (on ? bpf_map_update_elem(fd, &address, &one, BPF_ANY) : bpf_map_delete_elem(fd, &address) && errno != ENOENT)
     return kernel_error("commit", "addresses map, " + key.address.text(), errno);
+  stop_point();
   return ok();
 }
 
@@ -161,8 +163,10 @@ Locals Balancer::locals_of(const Service& service) {
 Status Balancer::put_locals(const Service& service) {
   if (!maps_.node) return ok();
   static_assert(sizeof(std::array<uint32_t, 6>) == sizeof(lb_local_key));
-  for (const auto& [key, index] : locals_of(service))
+  for (const auto& [key, index] : locals_of(service)) {
     if (bpf_map_update_elem(maps_.fd("lb_locals"), key.data(), &index, BPF_ANY)) return kernel_error("commit", "map of local backends, " + service.name, errno);
+    stop_point();
+  }
   return ok();
 }
 
@@ -259,6 +263,7 @@ Status Balancer::write_node() {
     }
     if (id) LB_TRY(ranges_.add(id, ranges, text));
     __atomic_store_n(&field, id, __ATOMIC_RELEASE);
+    stop_point();
     if (before) retired.push_back({IndexKind::range_set, before});
     return ok();
   };
@@ -269,12 +274,14 @@ Status Balancer::write_node() {
   auto store = [](auto& field, auto value) { __atomic_store_n(&field, static_cast<std::remove_reference_t<decltype(field)>>(value), __ATOMIC_RELEASE); };
   store(node->address4, packets_.address4.words[0]);
   for (int i = 0; i < 4; i++) store(node->address6[i], packets_.address6.words[i]);
+  stop_point();
   store(node->snat_low, packets_.snat_low);
   store(node->snat_high, packets_.snat_high);
   store(node->idle_tcp, packets_.idle_tcp);
   store(node->idle_udp, packets_.idle_udp);
   store(node->dispatch, packets_.dispatch);
   store(node->dsr, packets_.dsr);
+  stop_point();
   indices_->rest(std::move(retired));
   return done;
 }

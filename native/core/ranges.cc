@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "stop_point.h"
+
 namespace lb {
 namespace {
 
@@ -66,7 +68,10 @@ Status RangeTable::write(uint32_t id, const std::vector<Range>& ranges, const st
     const bool v4 = r.address.family == LB_IPV4;
     const lb_range4 k4 = key4(id, r);
     const lb_range6 k6 = key6(id, r);
-    if (bpf_map_update_elem(v4 ? fd4_ : fd6_, v4 ? static_cast<const void*>(&k4) : &k6, &one, BPF_ANY) == 0) continue;
+    if (bpf_map_update_elem(v4 ? fd4_ : fd6_, v4 ? static_cast<const void*>(&k4) : &k6, &one, BPF_ANY) == 0) {
+      stop_point();
+      continue;
+    }
     if (errno != ENOSPC && errno != E2BIG) return kernel_error("commit", text + ", map of ranges", errno);
     return make_error("ERR_CAPACITY", "commit", text, "the maps have room for 65536 ranges of a family in all; give fewer or larger ranges");
   }

@@ -7,11 +7,15 @@
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
+#include <string_view>
 
 #include "objects.h"
+#include "stop_point.h"
 #include "unique_fd.h"
 
 namespace lb {
@@ -19,6 +23,7 @@ namespace {
 
 constexpr uint32_t kFirstPriority = 0xc000;  // as the kernel begins, which goes downwards from here
 constexpr uint32_t kLastPriority = 0xffff;
+constexpr std::string_view kGates[] = {"lb_tc_ingress_g", "lb_tc_egress_ga"};  // the kernel keeps 15 characters
 
 uint32_t parent_of(bool egress) { return TC_H_MAKE(TC_H_CLSACT, egress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS); }
 
@@ -65,9 +70,9 @@ Result<TcFilter> attach_filter(int device, bool egress, int program, const TcFil
   return TcFilter{opts.priority, opts.handle};
 }
 
-}  // namespace
-
-Result<std::vector<TcFilterRow>> list_filters(int device, bool egress) {
+// Each answer of a dump; false: there is no such thing to dump.
+template <typename Each>
+Result<bool> dump(int device, uint16_t type, uint32_t parent, Each each) {
   UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
   if (!fd) return failed("tc filters", device, errno);
   struct {
@@ -75,13 +80,12 @@ Result<std::vector<TcFilterRow>> list_filters(int device, bool egress) {
     tcmsg tc;
   } request{};
   request.head.nlmsg_len = sizeof request;
-  request.head.nlmsg_type = RTM_GETTFILTER;
+  request.head.nlmsg_type = type;
   request.head.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   request.tc.tcm_family = AF_UNSPEC;
   request.tc.tcm_ifindex = device;
-  request.tc.tcm_parent = parent_of(egress);
+  request.tc.tcm_parent = parent;
   if (send(fd.get(), &request, sizeof request, 0) < 0) return failed("tc filters", device, errno);
-  std::vector<TcFilterRow> rows;
   std::vector<char> buffer(1 << 16);
   for (;;) {
     const ssize_t got = recv(fd.get(), buffer.data(), buffer.size(), 0);
@@ -89,24 +93,46 @@ Result<std::vector<TcFilterRow>> list_filters(int device, bool egress) {
     if (got <= 0) return failed("tc filters", device, got ? errno : EPIPE);
     auto left = static_cast<unsigned>(got);
     for (auto* m = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(m, left); m = NLMSG_NEXT(m, left)) {
-      if (m->nlmsg_type == NLMSG_DONE) return rows;
+      if (m->nlmsg_type == NLMSG_DONE) return true;
       if (m->nlmsg_type == NLMSG_ERROR) {
         const int err = -static_cast<const nlmsgerr*>(NLMSG_DATA(m))->error;
         // No such qdisc: no filters.
-        if (err == EINVAL || err == ENOENT || err == EOPNOTSUPP) return rows;
+        if (err == EINVAL || err == ENOENT || err == EOPNOTSUPP) return false;
         return failed("tc filters", device, err);
       }
-      if (m->nlmsg_type == RTM_NEWTFILTER) read_filter(m, request.tc.tcm_parent, rows);
+      each(m);
     }
   }
 }
 
-Result<TcFilter> add_filter(int device, bool egress, int program, uint32_t handle, bool& made_qdisc) {
+}  // namespace
+
+Result<std::vector<TcFilterRow>> list_filters(int device, bool egress) {
+  std::vector<TcFilterRow> rows;
+  const uint32_t parent = parent_of(egress);
+  const auto done = dump(device, RTM_GETTFILTER, parent, [&](const nlmsghdr* m) {
+    if (m->nlmsg_type == RTM_NEWTFILTER) read_filter(m, parent, rows);
+  });
+  if (!done) return done.error();
+  return rows;
+}
+
+bool has_clsact(int device) {
+  bool found = false;
+  (void)dump(device, RTM_GETQDISC, 0, [&](const nlmsghdr* m) {
+    const auto* tc = static_cast<const tcmsg*>(NLMSG_DATA(m));
+    found = found || (m->nlmsg_type == RTM_NEWQDISC && tc->tcm_ifindex == device && tc->tcm_parent == TC_H_CLSACT);
+  });
+  return found;
+}
+
+Result<TcFilter> add_filter(int device, bool egress, int program, uint32_t handle, bool& had_qdisc) {
   bpf_tc_hook hook = hook_of(device, egress);
   const int err = bpf_tc_hook_create(&hook);
   take_libbpf_log();
   if (err && err != -EEXIST) return failed("clsact qdisc", device, -err);
-  if (!err) made_qdisc = true;
+  had_qdisc = err != 0;
+  stop_point();
   auto rows = list_filters(device, egress);
   if (!rows) return rows.error();
   std::set<uint32_t> taken;
@@ -141,6 +167,51 @@ void remove_qdisc_if_unused(int device) {
   hook.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
   bpf_tc_hook_destroy(&hook);
   take_libbpf_log();
+}
+
+namespace {
+
+// Is the program a gate that leads nowhere any more? The kernel empties a map of programs when nobody holds it.
+bool is_dead_gate(uint32_t program) {
+  UniqueFd fd(bpf_prog_get_fd_by_id(program));
+  if (!fd) return false;
+  __u32 ids[4]{};
+  bpf_prog_info info{};
+  info.nr_map_ids = std::size(ids);
+  info.map_ids = reinterpret_cast<__u64>(ids);
+  __u32 length = sizeof info;
+  if (bpf_obj_get_info_by_fd(fd.get(), &info, &length) || std::find(std::begin(kGates), std::end(kGates), info.name) == std::end(kGates)) return false;
+  for (__u32 i = 0; i < std::min<__u32>(info.nr_map_ids, std::size(ids)); i++) {
+    UniqueFd map(bpf_map_get_fd_by_id(ids[i]));
+    bpf_map_info about{};
+    length = sizeof about;
+    if (!map || bpf_obj_get_info_by_fd(map.get(), &about, &length) || about.type != BPF_MAP_TYPE_PROG_ARRAY) continue;
+    for (__u32 key = 0, value; key < about.max_entries; key++)
+      if (bpf_map_lookup_elem(map.get(), &key, &value) == 0) return false;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void remove_dead_gates(uint32_t handle_mask, uint32_t handle, uint32_t made_qdisc) {
+  struct if_nameindex* all = if_nameindex();
+  for (auto* i = all; i && i->if_index; i++) {
+    const int device = static_cast<int>(i->if_index);
+    bool owned = false;
+    for (const bool egress : {false, true}) {
+      const auto rows = list_filters(device, egress);
+      if (!rows) continue;
+      for (const auto& row : *rows) {
+        if ((row.filter.handle & handle_mask) != handle || !is_dead_gate(row.program)) continue;
+        (void)remove_filter(device, egress, row.filter);
+        owned = owned || row.filter.handle & made_qdisc;
+      }
+    }
+    if (owned) remove_qdisc_if_unused(device);
+  }
+  if (all) if_freenameindex(all);
 }
 
 bool program_uses(uint32_t program, const std::set<uint32_t>& maps) {

@@ -41,7 +41,7 @@ async function hooks(device: string): Promise<{ ingress: string[]; egress: strin
   if (hasTcx) return JSON.parse(await lab.run('lb', [program, 'list', device])) as { ingress: string[]; egress: string[] };
   const found = { ingress: [] as string[], egress: [] as string[] };
   for (const way of ['ingress', 'egress'] as const) {
-    for (const [, name] of (await lab.run('lb', ['tc', 'filter', 'show', 'dev', device, way])).matchAll(/ (lb_tc_\w+):\[/g))
+    for (const [, name] of (await lab.run('lb', ['tc', 'filter', 'show', 'dev', device, way])).matchAll(/ (lb_tc_(?:in|e)gress)\w*:\[/g))
       found[way].push(name!);
   }
   return found;
