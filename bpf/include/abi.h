@@ -56,7 +56,10 @@ LB_INLINE __u64 lb_key_word(__be32 address, __be16 port, __u8 protocol, __u8 sco
 	return (__u64)address | (__u64)((__u32)port | (__u32)protocol << 16 | (__u32)scope << 24) << 32 | (six ? LB_KEY_IPV6 : 0);
 }
 
-/* One multiplication is enough for IPv4: addresses and ports that follow one another spread, and nobody knows the seed. */
+/*
+ * Two rounds for every word: after one, the low bits of the line do not know the high bits of the word, and addresses times
+ * ports, which is what frontends are, crowd into few lines.
+ */
 LB_INLINE __u64 lb_key_hash(__u64 word, const __be32 *address, int six, __u64 seed)
 {
 	__u64 x = word ^ seed;
@@ -64,8 +67,9 @@ LB_INLINE __u64 lb_key_hash(__u64 word, const __be32 *address, int six, __u64 se
 	if (six) {
 		x ^= ((__u64)address[0] << 32 | address[1]) * 0x9e3779b97f4a7c15ull;
 		x ^= x >> 32;
-		x = x * 0x9e3779b97f4a7c15ull + address[2];
+		x = x * 0xd6e8feb86659fd93ull + address[2];
 	}
+	x *= 0x9e3779b97f4a7c15ull;
 	x ^= x >> 32;
 	return x * 0xd6e8feb86659fd93ull;
 }

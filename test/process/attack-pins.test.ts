@@ -268,6 +268,17 @@ test('a table of frontends that is full takes back the whole change, and the nex
   await next.close({ detach: true });
 });
 
+test.each([
+  ['second byte', (n: number) => `10.${n}.0.1`],
+  ['fifth group of IPv6', (n: number) => `fd00:0:0:0:${n.toString(16)}::1`],
+])('addresses that differ in the %s times ports: as many frontends as the capacity says', { timeout: 60_000 }, async (_, address) => {
+  const lb = await LoadBalancer.open({ pinPath, capacity: { frontends: 8192 } });
+  const frontends = Array.from({ length: 8192 }, (_, i) => ({ kind: 'cluster' as const, address: address(i >> 8), port: 1 + (i & 255) }));
+  lb.addService({ name: 'wide', frontends, backends: address(0).includes(':') ? [] : [backend(1)] });
+  expect((await lb.verify()).problems).toEqual([]);
+  await lb.close({ detach: true });
+});
+
 test('65,536 frontends of one service are added, changed and removed in seconds', { timeout: 300_000 }, async () => {
   const lb = await LoadBalancer.open({ pinPath, capacity: { frontends: 140_000 } });
   const frontends = (from: number) =>
