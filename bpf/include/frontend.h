@@ -89,13 +89,15 @@ __noinline __u32 lb_frontend_scan(__u64 key, __u64 hash, __u64 high, __u32 middl
 
 /*
  * Slot of the key, 0 if there is none. Most addresses that applications connect to are no services: the signs say so at
- * once. The ways are looked at without a branch: slots of those with the key's tag, which is one, come together by OR.
+ * once. The ways are looked at without a branch: what is left of those with the key's tag is their lowest bit and the slot,
+ * which are summed. More than one has to be looked at way by way: a sum of slots may be a slot that nobody found, which may
+ * have the key of old, or be another key's at any moment.
  */
 LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slot)
 {
 	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key), signs;
 	const struct lb_frontends *line = lb_frontends_at(lb_hash_line(hash));
-	__u64 found = 0, mine = lb_hash_way(hash);
+	__u64 found = 0, mine = lb_hash_way(hash) ^ LB_WAY_TAKEN;
 	__u32 index;
 
 	if (!line)
@@ -108,13 +110,13 @@ LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slo
 		__u64 way = lb_read_once(line->way[i]) ^ mine;
 
 		barrier_var(way); /* or the compiler makes branches of it, which nobody can predict */
-		found |= way & -((way - (LB_INDEX_MAX + 1ull)) >> 63);
+		found += way & -((way - 2ull * LB_WAY_TAKEN) >> 63);
 	}
-	index = found;
-	*slot = index ? lb_slot_of_key(index, key, lb_key_high(f), lb_key_middle(f)) : NULL;
+	index = found ^ LB_WAY_TAKEN;
+	*slot = index <= LB_INDEX_MAX ? lb_slot_of_key(index, key, lb_key_high(f), lb_key_middle(f)) : NULL;
 	if (*slot)
 		return index;
-	if (!index && !(signs & LB_SIGN_MORE))
+	if (!found && !(signs & LB_SIGN_MORE))
 		return 0;
 	index = lb_frontend_scan(key, hash, lb_key_high(f), lb_key_middle(f));
 	*slot = index ? bpf_map_lookup_elem(&lb_slots, &index) : NULL;

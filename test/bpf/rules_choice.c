@@ -241,7 +241,7 @@ static void wide(struct world *w)
 static void crowded(struct world *w, struct endpoint vip, uint32_t slot)
 {
 	uint64_t key, hash = fixture_key_hash(vip, IPPROTO_UDP, LB_SCOPE_INTERNAL, &key);
-	uint32_t home = lb_hash_line(hash), mine = lb_hash_way(hash) | slot, i;
+	uint32_t home = lb_hash_line(hash), mine = lb_hash_way(hash) | slot, other = 1 << 15, i;
 	struct lb_frontends kept[LB_FRONTEND_LINES + 1];
 
 	for (i = 0; i <= LB_FRONTEND_LINES; i++)
@@ -252,6 +252,16 @@ static void crowded(struct world *w, struct endpoint vip, uint32_t slot)
 		if (!fixture_line(&w->f, hash)->way[i])
 			fixture_line(&w->f, hash)->way[i] = lb_hash_way(hash) | w->service[0][0].slot;
 	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED, "IPv%d", vip.family);
+
+	/* A slot that is free has the key that it had. */
+	rule = "a key is found beside another one of its tag, though the bits of both slots make one that had the key before";
+	memset(fixture_line(&w->f, hash)->way, 0, sizeof kept[0].way);
+	fixture_line(&w->f, hash)->way[0] = mine;
+	fixture_line(&w->f, hash)->way[1] = lb_hash_way(hash) | other;
+	w->f.slots[slot | other].key = key;
+	memcpy(w->f.keys6[(slot | other) / LB_KEYS6_PACKED].address[(slot | other) % LB_KEYS6_PACKED], vip.address, 12);
+	CHECK(decide(w, vip, 0, 0).reason == LB_REASON_FORWARDED, "IPv%d", vip.family);
+	w->f.slots[slot | other].key = 0;
 
 	rule = "a key is found in the lines after its own, and no further";
 	for (uint32_t at = 1; at <= LB_FRONTEND_LINES; at++) {
