@@ -193,12 +193,13 @@ LB_INLINE void lb_keep_outer(struct lb_work *work, __u32 length)
 LB_INLINE bool lb_read_inside(lb_context *ctx, struct lb_work *work, __u32 length, __be16 type)
 {
 	struct lb_packet *p = &work->packet;
-	__u32 at = p->l3 + length;
+	__u32 at = p->l3 + length, end = p->l3 + p->length;
 
 	lb_keep_outer(work, length);
 	__builtin_memset(p, 0, sizeof(*p));
 	p->l3 = at;
-	return lb_parse_network(ctx, p, type) && p->part != LB_LATER_FRAGMENT && lb_has_ports(p->protocol) && lb_parse_ports(ctx, p);
+	return lb_parse_network(ctx, p, type) && p->l3 + p->length <= end && p->part != LB_LATER_FRAGMENT && lb_has_ports(p->protocol) &&
+	       lb_parse_ports(ctx, p);
 }
 
 /* IP in IP: whose it is, lb_dsr_whose() finds out. */
@@ -238,9 +239,14 @@ LB_INLINE enum lb_reason lb_look_geneve(lb_context *ctx, struct lb_work *work)
 	struct lb_packet *p = &work->packet;
 	__be32 address[4] = {};
 	struct lb_geneve geneve;
+	struct lb_udp udp;
 	__u32 at = p->l4 + sizeof(struct lb_udp);
 	__be16 port;
 
+	/* As long as it says, or the stack would not take it. */
+	if (!lb_load(ctx, p->l4, &udp, sizeof(udp)) || bpf_ntohs(udp.length) < sizeof(udp) + sizeof(geneve) ||
+	    p->l4 + bpf_ntohs(udp.length) > p->l3 + p->length)
+		return LB_REASON_NOT_BALANCED;
 	if (!lb_load(ctx, at, &geneve, sizeof(geneve)) || geneve.option_class != bpf_htons(LB_GENEVE_CLASS))
 		return LB_REASON_NOT_BALANCED;
 	at += sizeof(geneve);
@@ -279,7 +285,10 @@ LB_INLINE enum lb_reason lb_look_option(lb_context *ctx, struct lb_work *work)
 		lb_learn_from(work, address, option.port);
 	} else {
 		struct lb_option6 option;
+		__u8 next;
 
+		if (!lb_load(ctx, p->l3 + 6, &next, 1) || next != LB_IPPROTO_DSTOPTS)
+			return LB_REASON_NOT_BALANCED;
 		if (p->l4 - p->l3 < sizeof(struct lb_ipv6) + sizeof(option) ||
 		    !lb_load(ctx, p->l3 + sizeof(struct lb_ipv6), &option, sizeof(option)) || option.type != LB_OPTION_IPV6 ||
 		    option.length != 18 || option.words != sizeof(option) / 8 - 1)
@@ -311,6 +320,8 @@ __noinline int lb_dsr_read(lb_context *ctx)
 	    lb_in_ranges(node->peers, p->source, p->family))
 		return lb_look_geneve(ctx, work);
 	/* There is no outer source to tell peers by: who gives peers at all trusts the network with this. */
+	if (!lb_has_ports(p->protocol) || !lb_parse_ports(ctx, p))
+		return LB_REASON_NOT_BALANCED;
 	return lb_look_option(ctx, work);
 }
 

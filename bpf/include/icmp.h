@@ -58,6 +58,9 @@ LB_INLINE bool lb_echo_turn(lb_context *ctx, const struct lb_packet *p)
 		return false;
 	/* The sum does not mind in which order the addresses come. */
 	checksum = lb_checksum_after(checksum, lb_sum_change16(0, before, (before & bpf_htons(0xff)) | bpf_htons(type << 8)));
+	/* Of nothing but zeros only the other zero is right, which always is. */
+	if (!checksum)
+		checksum = 0xffff;
 	if (!lb_store(ctx, p->l4, &type, 1) || !lb_store(ctx, p->l4 + 2, &checksum, sizeof(checksum)) || !lb_swap(ctx, 0, 6))
 		return false;
 	if (p->family == LB_IPV6)

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 
 #include "netns.h"
 #include "stop_point.h"
@@ -102,6 +103,13 @@ bool drops_sent_back(const std::string& device) {
   std::snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device.c_str());
   request.ifr_data = reinterpret_cast<char*>(&driver);
   return fd && ioctl(fd.get(), SIOCETHTOOL, &request) == 0 && std::strcmp(driver.driver, "veth") == 0;
+}
+
+// A process that was killed lets go of a link that it had not pinned yet, but the kernel takes its time.
+constexpr int kReleaseTries = 200;
+bool has_our_xdp(int device, const Maps& maps) {
+  LIBBPF_OPTS(bpf_xdp_query_opts, opts);
+  return bpf_xdp_query(device, 0, &opts) == 0 && program_uses(opts.prog_id, ids_of(maps));
 }
 
 // XDP_ATTACHED_* of a device; the kernel's link says it not.
@@ -362,8 +370,14 @@ Status DeviceAttachment::put_link(Device& device, Hook hook, Placed& placed) {
 Status DeviceAttachment::put_xdp(Device& device, Placed& placed) {
   auto link = [&](uint32_t flags) {
     LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = flags);
-    placed.link = UniqueFd(bpf_link_create(program(Hook::xdp), device.number, BPF_XDP, &opts));
-    return placed.link ? 0 : errno;
+    int err = 0;
+    for (int left = kReleaseTries; left > 0; left--) {
+      placed.link = UniqueFd(bpf_link_create(program(Hook::xdp), device.number, BPF_XDP, &opts));
+      err = placed.link ? 0 : errno;
+      if (err != EBUSY || !has_our_xdp(device.number, place_.maps)) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return err;
   };
   int err = 0;
   if (record_.mode != XdpMode::generic) {

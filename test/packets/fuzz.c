@@ -92,6 +92,8 @@ bool fuzz_run(struct world *w, int hook, uint64_t packets, uint32_t seed)
 	world_forget(w);
 	for (done = 0; done < packets && good; done++) {
 		model_clock = done + 1;
+		if (!(done & 511))
+			w->node->dispatch = random_below(4);
 		mutate_next(w, &in);
 		if (!in.device)
 			in.device = ext;

@@ -66,8 +66,11 @@ bool model_learn(const struct flow *f)
 	uint32_t *backend = find(by_backend, is_backends, f->protocol, &f->backend, &f->source);
 	uint32_t *client = find(by_client, is_clients, f->protocol, &f->client, &f->service);
 
+	/* Answers that do not come by are known by nothing. */
+	if (f->dsr)
+		backend = client;
 	/* Flows are added and not edited: both tables lead to the last one that had their pair. */
-	if (*backend && *backend == *client) {
+	if (*backend && *backend == *client && same(flows[*client - 1].backend, f->backend) && flows[*client - 1].dsr == f->dsr) {
 		flows[*backend - 1].seen = model_clock;
 		return true;
 	}
@@ -90,6 +93,14 @@ bool model_ask(uint8_t protocol, const struct endpoint *client, const struct end
 		*n = flow_count;
 	}
 	flows[*n - 1].lost = model_clock;
+	return true;
+}
+
+bool model_doubt(uint8_t protocol, const struct endpoint *client, const struct endpoint *service)
+{
+	if (!model_ask(protocol, client, service))
+		return false;
+	flows[*find(by_client, is_clients, protocol, client, service) - 1].doubted = true;
 	return true;
 }
 

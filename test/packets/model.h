@@ -8,7 +8,8 @@
 struct flow {
 	struct endpoint client, service, backend, source; /* source: as the backend sees the client */
 	uint8_t protocol;
-	bool local;
+	bool local, dsr; /* dsr: its answers do not come by */
+	bool doubted; /* a peer may have said where it goes, or not */
 	uint64_t seen, lost; /* when a packet of it came through last, and when a request was dropped: by model_clock */
 };
 
@@ -22,6 +23,8 @@ const struct flow *model_by_client(uint8_t protocol, const struct endpoint *clie
 bool model_learn(const struct flow *f);
 /* A request came to nothing; the connection that was made for it is not known. */
 bool model_ask(uint8_t protocol, const struct endpoint *client, const struct endpoint *service);
+/* It cannot be told whether this began a connection, and to which backend. */
+bool model_doubt(uint8_t protocol, const struct endpoint *client, const struct endpoint *service);
 /* Any flow; NULL when there is none. */
 const struct flow *model_pick(uint32_t random);
 

@@ -9,6 +9,7 @@
 
 #include "model.h"
 #include "verify.h"
+#include "wrap.h"
 
 #define SEEDS 4096
 
@@ -246,6 +247,50 @@ static void make_error(struct input *in)
 	in->hook = HOOK_INGRESS;
 }
 
+/* What another load balancer hands over for a backend of this node, or would like to. */
+static void make_wrapped(const struct world *w, struct input *in)
+{
+	const struct definition *d = random_service(w);
+	bool six = one_in(2);
+	struct endpoint client, backend, from = one_in(8) ? w->stranger[six] : w->peer[six], to = from;
+	struct view v;
+	uint32_t shift;
+
+	for (int i = 0; i < 64 && !d->local; i++)
+		d = random_service(w);
+	if (!from.family || !d->count)
+		return;
+	client = one_in(16) ? w->peer[d->at.family == LB_IPV6] : random_client(d->at.family);
+	backend = d->backend[random_below(d->count)];
+	/* To the node, or to the backend itself. */
+	if (six == (d->at.family == LB_IPV6) && one_in(2))
+		to = backend;
+	else if (six)
+		memcpy(to.address, w->node->address6, sizeof to.address);
+	else
+		to.address[0] = w->node->address4;
+	switch (random_below(3)) {
+	case 0:
+		build(in, d->protocol, &client, &d->at);
+		break;
+	default:
+		build(in, d->protocol, &client, one_in(16) ? &d->at : &backend);
+	}
+	/* No tags inside. */
+	if (!view_read(in->frame, in->length, &v))
+		return;
+	shift = v.network - 14;
+	memmove(in->frame + 12, in->frame + 12 + shift, in->length - 12 - shift);
+	in->length -= shift;
+	if (same(v.destination, d->at))
+		wrap_ipip(in, &from, &to);
+	else if (one_in(2))
+		wrap_geneve(in, &from, &to, &d->at);
+	else if (v.transport - v.network == (v.family == LB_IPV4 ? 20 : 40))
+		wrap_option(in, &d->at);
+	in->hook = HOOK_INGRESS;
+}
+
 /* ---- mutations ----------------------------------------------------------------------------------------------------------------- */
 
 static void set_known_address(const struct world *w, struct input *in, const struct view *v)
@@ -323,6 +368,8 @@ void mutate_next(const struct world *w, struct input *in)
 		make_answer(in);
 	else if (kind < 60)
 		make_error(in);
+	else if (kind < 75)
+		make_wrapped(w, in);
 	if (!in->length)
 		make_request(w, in);
 	if (kind < 30 || one_in(4)) {

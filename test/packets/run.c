@@ -8,6 +8,7 @@
  *   node ADDRESS4 ADDRESS6 LOW HIGH
  *   dispatch NUMBER              of services with LB_REGION_DSR (enum lb_dispatch)
  *   range SET ADDRESS/PREFIX
+ *   peers SET PEER STRANGER      whose packets are unwrapped: an address in the set, and one that is not
  *   service PROTOCOL ADDRESS@PORT ALGORITHM FLAGS POLICY AFFINITY [BACKEND@PORT[/local][/via=ADDRESS]]...
  *   forget                       all that packets left behind
  *   packet HOOK DEVICE HEX       -> VERDICT HEX, or: error ERRNO
@@ -68,6 +69,15 @@ static void set_range(void)
 	world_allow(&world, set, network, prefix);
 }
 
+static void set_peers(void)
+{
+	uint32_t set = line_number("set");
+	int none;
+	struct endpoint peer = line_endpoint(line_word("peer"), &none);
+
+	world_trust(&world, set, peer, line_endpoint(line_word("stranger"), &none));
+}
+
 static void run_packet(void)
 {
 	static uint8_t frame[FRAME_MAX];
@@ -121,6 +131,8 @@ static void obey(char *command)
 		world.node->dispatch = line_number("dispatch");
 	else if (!strcmp(word, "range"))
 		set_range();
+	else if (!strcmp(word, "peers"))
+		set_peers();
 	else if (!strcmp(word, "service"))
 		line_service(&world);
 	else if (!strcmp(word, "forget"))

@@ -122,6 +122,30 @@ static void set_via(struct world *w, __u32 backend, struct endpoint via)
 		die("lb_vias");
 }
 
+/* Who gets what peers send for the service: by the backend's address, or by any address of the node. */
+static void note_locals(struct world *w, const struct definition *d, struct service s)
+{
+	for (int i = 0; i < d->count; i++) {
+		struct lb_local_key key = { .service = s.service, .family = d->at.family };
+
+		if (!(d->local >> i & 1))
+			continue;
+		bpf_map_update_elem(fixture_map(&w->f, "lb_locals"), &key, &s.backend[i], BPF_NOEXIST);
+		memcpy(key.address, d->backend[i].address, sizeof key.address);
+		if (bpf_map_update_elem(fixture_map(&w->f, "lb_locals"), &key, &s.backend[i], BPF_ANY))
+			die("lb_locals");
+	}
+}
+
+void world_trust(struct world *w, uint32_t set, struct endpoint peer, struct endpoint stranger)
+{
+	int six = peer.family == LB_IPV6;
+
+	w->node->peers = set;
+	w->peer[six] = peer;
+	w->stranger[six] = stranger;
+}
+
 void world_define(struct world *w, const struct definition *d, struct service_options options)
 {
 	struct service s;
@@ -137,6 +161,7 @@ void world_define(struct world *w, const struct definition *d, struct service_op
 	for (int i = 0; i < d->count; i++)
 		if (d->via[i].family)
 			set_via(w, s.backend[i], d->via[i]);
+	note_locals(w, d, s);
 	note_address(w, d->at);
 	w->defined[w->count++] = *d;
 }

@@ -27,6 +27,7 @@ struct world {
 	bool has_xdp_device; /* the kernel takes the device of a test run of XDP (5.15) */
 	struct definition defined[MAX_DEFINED];
 	int count;
+	struct endpoint peer[2], stranger[2]; /* of each family: wrapped packets come from one that is known, or one that is not */
 };
 
 struct result {
@@ -38,6 +39,8 @@ struct result {
 /* `sets` of the table of connections; 0: as many as there are by default. */
 void world_open(struct world *w, const char *objects, bool legacy, uint32_t sets);
 void world_define(struct world *w, const struct definition *d, struct service_options options);
+/* Wrapped packets are taken from this set of ranges. `at`: an address in it, and one that is not. */
+void world_trust(struct world *w, uint32_t set, struct endpoint peer, struct endpoint stranger);
 void world_allow(struct world *w, uint32_t set, struct endpoint network, int prefix);
 /* What the programs remember of packets is gone; what they were told stays. */
 void world_forget(struct world *w);

@@ -38,6 +38,8 @@ export interface Family {
   narrow: string;
   local: string;
   unreachable: string;
+  /** Another load balancer, whose wrapped packets are taken. */
+  peer: string;
   ip(source: string, destination: string, hops?: number): Extract<Layer, { layer: 'ipv4' | 'ipv6' }>;
 }
 
@@ -57,6 +59,7 @@ export const v4: Family = {
   narrow: '10.3.0.11',
   local: '10.244.0.2',
   unreachable: '198.19.0.1',
+  peer: '192.0.2.50',
   ip: (source, destination, ttl = 64) => ipv4(source, destination, { ttl, id: 0x4321 }),
 };
 export const v6: Family = {
@@ -75,6 +78,7 @@ export const v6: Family = {
   narrow: 'fd03::11',
   local: 'fd44::2',
   unreachable: '2001:db8:dead::1',
+  peer: '2001:db8:1::50',
   ip: (source, destination, hopLimit = 64) => ipv6(source, destination, { hopLimit }),
 };
 export const families = [v4, v6];
@@ -120,6 +124,7 @@ export const backendPort = 8080;
 const algorithms = { random: 0, roundRobin: 1, maglev: 2 };
 const flags = { drop: 1, localOnly: 2, dsr: 16 };
 const allowed = 1;
+const peers = 2;
 
 interface ServiceLine {
   address: string;
@@ -201,6 +206,9 @@ export function worldLines(): string[] {
     `node ${v4.node} ${v6.node} ${snatPorts.low} ${snatPorts.high}`,
     `range ${allowed} 198.51.100.0/24`,
     `range ${allowed} 2001:db8:99::/48`,
+    `range ${peers} 192.0.2.0/24`,
+    `range ${peers} 2001:db8:1::/64`,
+    ...families.map((f) => `peers ${peers} ${f.peer} ${f.stranger}`),
     ...families.flatMap((f) =>
       ['tcp', 'udp', 'sctp'].flatMap((protocol) =>
         services(f).map(({ address, port, algorithm = 0, flags: bits = 0, policy = 0, backends }) => {
