@@ -95,7 +95,8 @@ interface Way {
 
 /** How a packet gets to its backend. */
 function wayTo(flow: Flow, backend: Endpoint, spec: Spec, model: Model, dsr: Dsr | undefined): Way {
-  if (backend.address === flow.source.address) return { isTranslated: true, via: undefined };
+  const hidesAll = flow.from === 'pod' && model.node?.config.masqueradeAll === true;
+  if (hidesAll || backend.address === flow.source.address) return { isTranslated: true, via: undefined };
   const known = spec.backends.find(({ address, port }) => address === backend.address && port === backend.port);
   if (flow.from !== 'external' || known === undefined || isLocal(known, model.node)) return { isTranslated: false, via: undefined };
   const mayReturn = dsr?.protocols.includes(flow.protocol) === true && spec.forwarding !== 'snat';

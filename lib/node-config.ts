@@ -1,8 +1,8 @@
 import { type Family, familyOf, isInCidr, isLoopback, Ranges } from './addresses.js';
 import type { NodeConfig } from './types.js';
-import { checkAddress, checkArray, checkCidrs, checkInteger, checkName, checkObject, type Place } from './validate.js';
+import { checkAddress, checkArray, checkBoolean, checkCidrs, checkInteger, checkName, checkObject, type Place } from './validate.js';
 
-const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'serviceCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange'];
+const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'serviceCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange', 'masqueradeAll'];
 const FAMILIES: readonly Family[] = [4, 6];
 type PortRange = readonly [number, number];
 const NODE_PORT_RANGE: PortRange = [30000, 32767];
@@ -57,6 +57,7 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
   }
   if (given['nodePortRange'] !== undefined) config.nodePortRange = normalizeRange(place, at('nodePortRange'), given['nodePortRange']);
   if (given['snatPortRange'] !== undefined) config.snatPortRange = normalizeRange(place, at('snatPortRange'), given['snatPortRange']);
+  if (given['masqueradeAll'] !== undefined) config.masqueradeAll = checkBoolean(place, at('masqueradeAll'), given['masqueradeAll']);
   const nodePortRange = config.nodePortRange ?? NODE_PORT_RANGE;
   const { snatPortRange } = config;
   if (snatPortRange !== undefined && overlap(snatPortRange, nodePortRange)) {

@@ -87,6 +87,7 @@ export function nativePackets(node: Node | undefined, { flowIdleSeconds, dsr, ma
     idleUdp: flowIdleSeconds.udp ?? IDLE.udp,
     dsr: flags,
     dispatch: dsr === undefined ? 0 : DISPATCHES.indexOf(dsr.dispatch),
+    masqueradeAll: node?.config.masqueradeAll ?? false,
     peers: dsr?.peers ?? [],
     pods: node?.config.podCIDRs ?? [],
     masquerade: masquerade?.podCIDRs ?? [],

@@ -179,6 +179,11 @@ export interface NodeConfig {
    * Default [10000, 29999], without nodePortRange.
    */
   snatPortRange?: [number, number];
+  /**
+   * What workloads send to services at devices attached with role 'workload' reaches every backend with the node's address. Answers must come in by an attached
+   * device: the workloads', and the external ones where backends are elsewhere. Default false.
+   */
+  masqueradeAll?: boolean;
 }
 
 /** Options of LoadBalancer.open(). */

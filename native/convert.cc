@@ -174,6 +174,7 @@ PacketSettings to_packet_settings(const Napi::Object& value) {
   settings.snat_high = static_cast<uint16_t>(number(value, "snatHigh"));
   settings.idle_tcp = number(value, "idleTcp");
   settings.idle_udp = number(value, "idleUdp");
+  settings.flags = value.Get("masqueradeAll").ToBoolean() ? LB_NODE_MASQUERADE_ALL : 0;
   settings.dsr = static_cast<uint16_t>(number(value, "dsr"));
   settings.dispatch = static_cast<uint16_t>(number(value, "dispatch"));
   settings.peers = ranges(env, value.Get("peers"));

@@ -418,6 +418,9 @@ enum lb_dsr_flag {
 	LB_DSR_SCTP = 1 << 3,
 	LB_DSR_ON = 1 << 4,
 };
+enum lb_node_flag {
+	LB_NODE_MASQUERADE_ALL = 1 << 0, /* what workloads send to services leaves with the node's address, wherever the backend is */
+};
 struct lb_node {
 	__be32 address4;    /* source of SNAT and of outer headers; 0: none of this family */
 	__be32 address6[4];
@@ -431,7 +434,8 @@ struct lb_node {
 	__u32 pods;         /* range set: workloads of this node; 0: not known */
 	__u32 masquerade;   /* range set: sources that leave with the node's address; 0: none */
 	__u32 masquerade_exclude; /* range set: destinations that do not need it */
-	__u32 reserved[3];
+	__u32 flags;        /* enum lb_node_flag */
+	__u32 reserved[2];
 };
 LB_STATIC_ASSERT(sizeof(struct lb_node) == 64);
 

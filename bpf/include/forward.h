@@ -273,7 +273,9 @@ LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_no
 					const struct lb_choice *choice)
 {
 	const struct lb_packet *p = &work->packet;
-	bool hairpin = lb_address_equal(p->source, work->backend, p->family);
+	/* Those that must not see the client: a workload that meets itself, and with masqueradeAll everybody whom a workload asks. */
+	bool hairpin = lb_address_equal(p->source, work->backend, p->family) ||
+		       (lb_role == LB_ROLE_WORKLOAD && node->flags & LB_NODE_MASQUERADE_ALL);
 
 	lb_address_copy(work->source, p->source);
 	work->mode = LB_MODE_LOCAL;

@@ -71,6 +71,7 @@ export interface NativePackets {
   idleTcp: number; idleUdp: number;
   /** Bits of enum lb_dsr_flag, value of enum lb_dispatch (bpf/include/abi.h). */
   dsr: number; dispatch: number;
+  masqueradeAll: boolean;
   /** CIDRs. */
   peers: readonly string[]; pods: readonly string[]; masquerade: readonly string[]; masqueradeExclude: readonly string[];
   /** Whose addresses are services' alone, for socket hooks, too. */

@@ -210,6 +210,7 @@ class Balancer {
   static void remove_stale_canaries(const std::string& cgroup);
   void check_ports(std::vector<Problem>& found);
   void check_links(std::vector<Problem>& found);
+  void check_packets(std::vector<Problem>& found);
 
   OpenOptions options_;
   std::mutex report_mutex_;

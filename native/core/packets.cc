@@ -279,6 +279,7 @@ Status Balancer::write_node() {
   store(node->snat_high, packets_.snat_high);
   store(node->idle_tcp, packets_.idle_tcp);
   store(node->idle_udp, packets_.idle_udp);
+  store(node->flags, packets_.flags);
   store(node->dispatch, packets_.dispatch);
   store(node->dsr, packets_.dsr);
   stop_point();

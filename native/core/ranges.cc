@@ -108,6 +108,36 @@ std::vector<Range> RangeTable::contents(uint32_t id) {
   return it == sets_.end() ? std::vector<Range>{} : it->second;
 }
 
+std::unordered_map<uint32_t, std::vector<Range>> RangeTable::read() {
+  std::unordered_map<uint32_t, std::vector<Range>> found;
+  if (fd4_ < 0) return found;
+  auto all = [&]<typename K>(int fd, K at) {
+    K next{};
+    for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+      at = next;
+      found[at.set].push_back(range_of(at));
+    }
+  };
+  all(fd4_, lb_range4{});
+  all(fd6_, lb_range6{});
+  return found;
+}
+
+std::map<uint32_t, size_t> RangeTable::differences() {
+  std::lock_guard lock(mutex_);
+  std::map<uint32_t, size_t> wrong;
+  auto there = read();
+  auto missing_in = [](const std::vector<Range>& a, const std::vector<Range>& b) {
+    return static_cast<size_t>(std::count_if(b.begin(), b.end(), [&](const Range& r) { return std::find(a.begin(), a.end(), r) == a.end(); }));
+  };
+  if (fd4_ >= 0)
+    for (const auto& [id, ranges] : sets_)
+      if (const size_t count = missing_in(there[id], ranges) + missing_in(ranges, there[id])) wrong[id] = count;
+  for (const auto& [id, ranges] : there)
+    if (!sets_.count(id)) wrong[0] += ranges.size();
+  return wrong;
+}
+
 Status RangeTable::fill(const Maps& maps) {
   std::lock_guard lock(mutex_);
   fd4_ = maps.fd("lb_ranges4");

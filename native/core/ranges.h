@@ -2,6 +2,7 @@
 // Range sets: who may use a frontend, who is a workload ... by an id that programs look up with an address. The contents of an id never change.
 #pragma once
 
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -30,9 +31,12 @@ class RangeTable {
   // The maps were found: what they say of the `known` ids is believed, sets that nobody knows are deleted, and those that are known written anew.
   Status adopt(const Maps& maps, const std::set<uint32_t>& known);
   std::vector<Range> contents(uint32_t id);
+  // Of the sets against the maps: ranges that are missing there, or too many. 0: those whose set is not known.
+  std::map<uint32_t, size_t> differences();
 
  private:
   Status write(uint32_t id, const std::vector<Range>& ranges, const std::string& text);
+  std::unordered_map<uint32_t, std::vector<Range>> read();
   void erase(uint32_t id, const std::vector<Range>& ranges);
 
   std::mutex mutex_;

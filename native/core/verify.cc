@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the balancer believes against what is in the kernel, word by word. Reads only.
+#include <bpf/bpf.h>
+
 #include <algorithm>
+#include <array>
+#include <map>
 #include <unordered_set>
 
 #include "balancer.h"
@@ -70,6 +74,30 @@ class Checker {
   std::unordered_set<uint32_t> slots_, lines_, backends_;
 };
 
+// Has the hash exactly these elements?
+template <typename K, typename V, typename Wrong>
+void check_map(const Maps& maps, const char* name, const std::map<K, V>& wanted, const char* what, Wrong wrong) {
+  const int fd = maps.fd(name);
+  size_t other = 0, there = 0, strays = 0;
+  K at{}, next{};
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    const auto it = wanted.find(at);
+    V value{};
+    if (it == wanted.end())
+      strays++;
+    else if (bpf_map_lookup_elem(fd, &at, &value) == 0)
+      value == it->second ? there++ : other++;
+  }
+  const size_t missing = wanted.size() - there - other;
+  auto tell = [&](size_t count, const char* how) {
+    if (count) wrong(what, std::to_string(count) + " of them " + how);
+  };
+  tell(missing, "are missing from the kernel's map");
+  tell(other, "are not what the kernel's map says");
+  tell(strays, "are in the kernel's map and should not be");
+}
+
 }  // namespace
 
 std::vector<Problem> Balancer::check() {
@@ -95,9 +123,48 @@ std::vector<Problem> Balancer::check() {
     if (port_users_[i]) use[i / LB_PORT_USES] |= static_cast<uint8_t>(1u << i % LB_PORT_USES);
   for (uint32_t port = 0; port < 65536; port++)
     if (maps_.ports[port / 8].use[port % 8] != use[port]) found.push_back({"ERR_KERNEL", "port " + std::to_string(port), "its protection is not what the frontends say", kRemedy});
+  check_packets(found);
   check_links(found);
   if (!attachments_.empty()) check_ports(found);
   return found;
+}
+
+// What packets, and connects to addresses that are no frontends, are looked up in. The next open() of the pins makes all of it what it should be.
+void Balancer::check_packets(std::vector<Problem>& found) {
+  auto wrong = [&](const std::string& object, const std::string& message) {
+    found.push_back({"ERR_KERNEL", object, message, "the maps were changed by something else; close and open again, which writes them anew"});
+  };
+  const auto differences = ranges_.differences();
+  auto check_set = [&](uint32_t id, const std::string& object) {
+    const auto it = differences.find(id);
+    if (id && it != differences.end()) wrong(object, std::to_string(it->second) + " ranges are missing from, or too many in the kernel's map");
+  };
+  check_set(static_cast<uint32_t>(maps_.control->service_ranges), "serviceCIDRs");
+  for (const auto& [name, s] : services_)
+    for (const auto& set : s->range_sets) check_set(set.id, s->name);
+  if (differences.count(0)) wrong("ranges", std::to_string(differences.at(0)) + " ranges in the kernel's maps belong to nobody");
+  std::map<std::array<uint32_t, 4>, uint32_t> held, addresses;
+  auto address_of = [](const Address& a) {
+    return a.family == LB_IPV4 ? std::array<uint32_t, 4>{0, 0, htonl(0xffff), a.words[0]} : std::array<uint32_t, 4>{a.words[0], a.words[1], a.words[2], a.words[3]};
+  };
+  for (const auto& [key, slot] : keys_) {
+    if (contains(service_ranges_, key.address)) held[address_of(key.address)] = 1;
+    if (key.scope == LB_SCOPE_EXTERNAL) addresses[address_of(key.address)] = 1;
+  }
+  check_map(maps_, "lb_held", held, "service addresses", wrong);
+  if (!packets_filled_) return;
+  const lb_node& node = *maps_.node;
+  const std::pair<uint32_t, const char*> settings[] = {{node.peers, "peers"}, {node.pods, "podCIDRs"}, {node.masquerade, "masquerade"}, {node.masquerade_exclude, "masquerade exclude"}};
+  for (const auto& [id, object] : settings) check_set(id, object);
+  check_map(maps_, "lb_addresses", addresses, "external addresses", wrong);
+  Locals locals;
+  Vias vias;
+  for (const auto& [name, s] : services_) {
+    locals.merge(locals_of(*s));
+    vias.merge(vias_of(*s));
+  }
+  check_map(maps_, "lb_locals", locals, "local backends", wrong);
+  check_map(maps_, "lb_vias", vias, "outer destinations", wrong);
 }
 
 // Sockets that were there before a node port was: their programs go on receiving what is theirs on loopback only.

@@ -83,3 +83,26 @@ describe.each(familyNames)('$name', ({ family }) => {
     expect(await workload.who('udp', direct)).toMatchObject({ server: 'node2-a', from: { address: direct.address } });
   });
 });
+
+test.each(familyNames)('[2.1] $name: with masqueradeAll every backend sees the node, and explain says so', async ({ family }) => {
+  const vip: Endpoint = { address: addressIn('cluster', family, 1), port: 80 };
+  const width = family === 4 ? 0 : 1;
+  const external = await Promise.all(lab.devices('lb1').map((device) => lb.attachTc(device, { role: 'external' })));
+  lb.setNode({ ...lab.node('lb1'), masqueradeAll: true });
+  for (const server of ['lb1-a', 'lb1-b', 'node1-a', 'node3-a']) {
+    const backends = backendsOf(lab, [server]).slice(width, width + 1);
+    const frontends = (['tcp', 'udp'] as const).map((protocol) => ({ kind: 'cluster' as const, protocol, ...vip }));
+    await lb.apply([{ name: 'cluster', frontends, backends }]);
+    for (const protocol of ['tcp', 'udp'] as const) {
+      const answer = await workload.who(protocol, vip);
+      expect(answer).toMatchObject({ server, client: { address: lab.nodeAddress('lb1', family) } });
+    }
+    const socket = await workload.open('tcp', vip);
+    expect(await socket.move(1 << 20, 1 << 20)).toMatchObject({ intact: true });
+    await socket.close();
+    const source = { address: lab.lab.address('lb1-a', family), port: 1 };
+    expect(lb.explain({ protocol: 'tcp', from: 'pod', hook: 'tc', source, destination: vip })).toMatchObject({ masquerade: true });
+  }
+  lb.setNode(lab.node('lb1'));
+  for (const attachment of external) await attachment.detach();
+});
