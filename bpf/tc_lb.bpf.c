@@ -33,8 +33,7 @@ LB_INLINE int lb_translate_out(struct __sk_buff *skb, struct lb_work *work)
 		return lb_throw_away(LB_REASON_SCTP_PORT, 0);
 	if (work->packet.hops <= 1)
 		return lb_refuse(skb, LB_REASON_HOP_LIMIT, 0, 0);
-	lb_find_way(skb, &work->packet, &work->to, &work->way, 0);
-	reason = lb_way_reason(&work->way);
+	reason = lb_find_way_again(skb, 0);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
 		return lb_refuse(skb, reason, 0, lb_way_mtu(work, 0));
 	if (!lb_rewrite(skb, &work->packet, &work->to, 1))

@@ -343,11 +343,7 @@ Napi::Object from_counters(Napi::Env env, const Balancer& balancer) {
   Napi::Array hooks = Napi::Array::New(env, LB_HOOK_COUNT);
   for (uint32_t hook = 0; hook < LB_HOOK_COUNT; hook++) {
     Napi::Array reasons = Napi::Array::New(env, LB_REASON_SPACE);
-    for (uint32_t reason = 0; reason < LB_REASON_SPACE; reason++) {
-      uint64_t sum = 0;
-      for (uint32_t s = 0; s < LB_STRIPES; s++) sum += maps.verdicts[s].count[hook][reason];
-      reasons.Set(reason, big(env, sum));
-    }
+    for (uint32_t reason = 0; reason < LB_REASON_SPACE; reason++) reasons.Set(reason, big(env, maps.counted(hook, reason)));
     hooks.Set(hook, reasons);
   }
   Napi::Object o = Napi::Object::New(env);

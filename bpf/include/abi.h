@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define LB_LAYOUT 3 /* stored in lb_control.layout; open() refuses pins of another one */
+#define LB_LAYOUT 4 /* stored in lb_control.layout; open() refuses pins of another one */
 
 #ifdef __cplusplus
 #define LB_STATIC_ASSERT(c) static_assert(c)
@@ -260,12 +260,24 @@ LB_STATIC_ASSERT(sizeof(struct lb_control) == 128);
 /* lb_usage[stripe * backends + backend]: connections. lb_failures[service]: rejects and drops. */
 /* lb_verdicts[stripe]: one struct for each stripe. */
 #define LB_REASON_SPACE 64
-/* No reasons have these numbers: what packet hooks have translated, in both directions. */
+/* No reasons have these numbers: what packet hooks have translated, in both directions. Of lb_traffic; told along with the reasons. */
 #define LB_COUNT_PACKETS 0
 #define LB_COUNT_BYTES (LB_REASON_SPACE - 1)
 struct lb_verdicts {
 	__u64 count[LB_HOOK_COUNT][LB_REASON_SPACE];
 };
+
+/* lb_traffic[CPU]: what there is most of, counted without atomic steps: packet programs of a CPU are never interrupted by one another. */
+struct lb_traffic_counts {
+	__u64 packets; /* translated, in both directions */
+	__u64 bytes;
+	__u64 passed;  /* LB_REASON_NOT_A_SERVICE */
+	__u64 reserved;
+};
+struct lb_traffic {
+	struct lb_traffic_counts hook[LB_HOOK_COUNT - 1]; /* without LB_HOOK_SOCKET */
+};
+LB_STATIC_ASSERT(sizeof(struct lb_traffic) == 64);
 
 struct lb_cursor {
 	__u32 position4; /* round-robin position of the IPv4 cells */
@@ -435,7 +447,8 @@ struct lb_node {
 	__u32 masquerade;   /* range set: sources that leave with the node's address; 0: none */
 	__u32 masquerade_exclude; /* range set: destinations that do not need it */
 	__u32 flags;        /* enum lb_node_flag */
-	__u32 reserved[2];
+	__u32 routes;       /* raised when something about devices, addresses, routes, rules or neighbours has changed */
+	__u32 routes_until; /* second of CLOCK_MONOTONIC up to which ways depend on nothing but device, destination and TOS */
 };
 LB_STATIC_ASSERT(sizeof(struct lb_node) == 64);
 
@@ -503,6 +516,24 @@ struct lb_local_key {
 	__u32 family; /* of the packet inside */
 	__be32 address[4];
 };
+
+/*
+ * lb_next_hops[CPU * entries for each + place]: what the routing table answered about a destination. It counts for a while, for the same question, and
+ * as long as lb_node.routes is the same: bpf/include/next_hop.h.
+ */
+#define LB_NEXT_HOPS 4096 /* for each CPU, at most */
+struct lb_next_hop {
+	__be32 destination[4];
+	__u32 arrived; /* device that the packet came in by */
+	__u32 asked;   /* by whom, and for what kind of packet */
+	__u32 routes;  /* lb_node.routes, before it was asked */
+	__u32 mtu;     /* or, before 5.12, the longest packet that was asked for */
+	__u64 at;      /* jiffies */
+	__u32 device;
+	__u32 link[3]; /* destination and source of the frame */
+	__u32 reserved[2];
+};
+LB_STATIC_ASSERT(sizeof(struct lb_next_hop) == 64);
 
 enum lb_mode {
 	LB_MODE_LOCAL = 0,

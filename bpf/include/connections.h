@@ -177,7 +177,6 @@ LB_INLINE bool lb_find_in_set(__u32 set, __u64 tag, const struct lb_flow_key *k,
 
 	if (!owners)
 		return false;
-#pragma unroll
 	for (int i = 0; i < LB_FLOW_SET_WAYS; i++) {
 		__u64 owned = lb_read_once(owners->way[i]);
 
@@ -262,6 +261,79 @@ LB_INLINE bool lb_find_by_backend(const struct lb_flow_key *k, struct lb_found *
 		return true;
 	found->connection = NULL;
 	return false;
+}
+
+/* ---- finding in a few steps: what is not where it would be nearly always is left to the others ------------------------------------ */
+
+/* The first way whose word has the tag; LB_FLOW_SET_WAYS: none. */
+LB_INLINE __u32 lb_way_tagged(const struct lb_owner_set *set, __u64 tag, const __u32 shift, __u64 *word)
+{
+#pragma unroll
+	for (int i = 0; i < LB_FLOW_SET_WAYS; i++) {
+		*word = lb_read_once(set->way[i]);
+		if (*word >> shift == tag)
+			return i;
+	}
+	return LB_FLOW_SET_WAYS;
+}
+
+LB_INLINE bool lb_found_at(struct lb_found *found, struct lb_owner_set *owners, __u32 set, __u32 way)
+{
+	found->owner = &owners->way[way];
+	found->index = lb_connection_index(set, way);
+	found->connection = lb_connection_at(found->index);
+	if (!found->connection || found->owned & LB_OWNER_BUSY)
+		return false;
+	found->connection = lb_address_after(found->connection, found->owned);
+	return true;
+}
+
+LB_INLINE bool lb_find_by_client_quickly(const struct lb_flow_key *k, __u64 hash, struct lb_found *found)
+{
+	__u32 set = lb_set_first(hash, lb_owner_mask), way;
+	struct lb_owner_set *owners = lb_owner_set_at(set);
+	__u64 tag = lb_hash_tag48(hash);
+
+	if (!owners)
+		return false;
+	way = lb_way_tagged(owners, tag, LB_OWNER_TAG_SHIFT, &found->owned);
+	if (way == LB_FLOW_SET_WAYS) {
+		set = lb_set_second(hash, lb_owner_mask);
+		owners = lb_owner_set_at(set);
+		if (!owners)
+			return false;
+		way = lb_way_tagged(owners, tag, LB_OWNER_TAG_SHIFT, &found->owned);
+	}
+	barrier_var(way);
+	return way < LB_FLOW_SET_WAYS && lb_found_at(found, owners, set, way) && lb_is_clients(found->connection, k);
+}
+
+LB_INLINE bool lb_find_by_backend_quickly(const struct lb_flow_key *k, struct lb_found *found)
+{
+	__u64 hash = lb_flow_key_hash(k), word;
+	struct lb_owner_set *replies = lb_reply_set_at(lb_set_first(hash, lb_reply_mask)), *owners;
+	__u32 tag = lb_hash_tag24(hash), way;
+
+	if (!replies)
+		return false;
+	if (lb_way_tagged(replies, tag, 40, &word) == LB_FLOW_SET_WAYS) {
+		replies = lb_reply_set_at(lb_set_second(hash, lb_reply_mask));
+		if (!replies || lb_way_tagged(replies, tag, 40, &word) == LB_FLOW_SET_WAYS)
+			return false;
+	}
+	found->index = lb_reply_index(word);
+	owners = lb_owner_set_at(found->index / LB_FLOW_WAYS);
+	way = found->index % LB_FLOW_WAYS - LB_FIRST_FLOW_WAY;
+	if (!owners)
+		return false;
+	barrier_var(way);
+	way &= LB_FLOW_WAYS - 1;
+	barrier_var(way); /* as in lb_owner_at() */
+	if (way >= LB_FLOW_SET_WAYS)
+		return false;
+	found->owned = lb_read_once(owners->way[way]);
+	return lb_owner_tag(found->owned) && lb_owner_serial(found->owned) == lb_reply_serial(word) &&
+	       lb_found_at(found, owners, found->index / LB_FLOW_WAYS, way) && lb_is_backends(found->connection, k);
 }
 
 /* ---- taking a way ---------------------------------------------------------------------------------------------------------- */

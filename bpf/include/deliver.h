@@ -4,6 +4,7 @@
 #define LB_DELIVER_H
 
 #include "kernel.h"
+#include "next_hop.h"
 #include "packet.h"
 #include "reasons.h"
 #include "work.h"
@@ -18,31 +19,97 @@ LB_INLINE __u32 lb_length_on_wire(lb_context *ctx, const struct lb_packet *p)
 	return p->length;
 }
 
-/* Asks the routing table for the packet that `to` describes, `more` bytes longer than it is. */
-LB_INLINE void lb_find_way(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, struct lb_way_out *way, __u32 more)
+LB_INLINE __u32 lb_arrived_by(lb_context *ctx)
+{
+#if LB_XDP
+	return ctx->ingress_ifindex;
+#else
+	return ctx->ifindex;
+#endif
+}
+
+/* What the routing table is asked about. */
+struct lb_question {
+	const __be32 *source;
+	const __be32 *destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 length;
+	__u8 family; /* enum lb_family */
+	__u8 protocol;
+	__u8 tos;
+	bool wrapped; /* as lb_way_asked() */
+};
+
+LB_INLINE void lb_ask_way(lb_context *ctx, const struct lb_question *q, struct lb_way_out *way)
 {
 	__builtin_memset(way, 0, sizeof(*way));
-#if LB_XDP
-	way->fib.ifindex = ctx->ingress_ifindex;
-#else
-	way->fib.ifindex = ctx->ifindex;
-#endif
-	way->fib.tot_len = lb_length_on_wire(ctx, p) + more;
-	way->fib.l4_protocol = p->protocol;
-	way->fib.sport = to->source_port;
-	way->fib.dport = to->destination_port;
-	if (p->family == LB_IPV4) {
+	way->fib.ifindex = lb_arrived_by(ctx);
+	way->fib.tot_len = q->length;
+	way->fib.l4_protocol = q->protocol;
+	way->fib.sport = q->source_port;
+	way->fib.dport = q->destination_port;
+	if (q->family == LB_IPV4) {
 		way->fib.family = LB_AF_INET;
-		way->fib.tos = p->tos;
-		way->fib.ipv4_src = to->source[0];
-		way->fib.ipv4_dst = to->destination[0];
+		way->fib.tos = q->tos;
+		way->fib.ipv4_src = q->source[0];
+		way->fib.ipv4_dst = q->destination[0];
 	} else {
 		way->fib.family = LB_AF_INET6;
-		way->fib.flowinfo = bpf_htonl((__u32)p->tos << 20);
-		lb_address_copy(way->fib.ipv6_src, to->source);
-		lb_address_copy(way->fib.ipv6_dst, to->destination);
+		way->fib.flowinfo = bpf_htonl((__u32)q->tos << 20);
+		lb_address_copy(way->fib.ipv6_src, q->source);
+		lb_address_copy(way->fib.ipv6_dst, q->destination);
 	}
 	way->result = bpf_fib_lookup(ctx, &way->fib, sizeof(way->fib), 0);
+}
+
+/* The same, unless the answer is known. `place`: where it is kept. */
+LB_INLINE void lb_recall_way(lb_context *ctx, const struct lb_question *q, struct lb_way_out *way, __u32 place)
+{
+	struct lb_way_key key = {
+		.destination = q->destination,
+		.arrived = lb_arrived_by(ctx),
+		.asked = lb_way_asked(q->family, q->tos, q->wrapped),
+		.family = q->family,
+	};
+	const struct lb_node *node = lb_node_settings();
+	struct lb_next_hop *hop = lb_next_hop_at(place);
+	__u32 routes = node ? lb_read_once(node->routes) : 0;
+
+	if (hop && lb_next_hop_serves(hop, &key, routes, q->length)) {
+		way->result = BPF_FIB_LKUP_RET_SUCCESS;
+		way->fib.ifindex = hop->device;
+		__builtin_memcpy(way->fib.dmac, hop->link, 6);
+		__builtin_memcpy(way->fib.smac, (const __u8 *)hop->link + 6, 6);
+		return;
+	}
+	lb_ask_way(ctx, q, way);
+	if (!hop || !node || way->result != BPF_FIB_LKUP_RET_SUCCESS)
+		return;
+	if (q->wrapped || (__s32)(lb_read_once(node->routes_until) - lb_seconds()) > 0)
+		lb_next_hop_keep(hop, &key, routes, &way->fib);
+}
+
+/* About the packet that `to` describes, `more` bytes longer than it is. */
+LB_INLINE struct lb_question lb_question_of(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u32 more)
+{
+	return (struct lb_question){
+		.source = to->source,
+		.destination = to->destination,
+		.source_port = to->source_port,
+		.destination_port = to->destination_port,
+		.length = lb_length_on_wire(ctx, p) + more,
+		.family = p->family,
+		.protocol = p->protocol,
+		.tos = p->tos,
+	};
+}
+
+LB_INLINE void lb_find_way(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, struct lb_way_out *way, __u32 more)
+{
+	struct lb_question question = lb_question_of(ctx, p, to, more);
+
+	lb_ask_way(ctx, &question, way);
 }
 
 /* LB_REASON_FORWARDED: there is a way, by a neighbour that is known; HANDED_OVER: by one that is not. */
@@ -60,6 +127,19 @@ LB_INLINE enum lb_reason lb_way_reason(const struct lb_way_out *way)
 	default:
 		return LB_REASON_NO_ROUTE;
 	}
+}
+
+/* Finds the way for a packet of a connection, which is one of many. What lb_way_reason() says. */
+__noinline int lb_find_way_again(lb_context *ctx, __u32 more)
+{
+	struct lb_work *work = lb_work();
+	struct lb_question question;
+
+	if (!work || !ctx)
+		return LB_REASON_CORRUPT_INDEX;
+	question = lb_question_of(ctx, &work->packet, &work->to, more);
+	lb_recall_way(ctx, &question, &work->way, work->way_place);
+	return lb_way_reason(&work->way);
 }
 
 LB_INLINE bool lb_write_link(lb_context *ctx, const struct bpf_fib_lookup *fib)

@@ -123,31 +123,43 @@ LB_INLINE enum lb_reason lb_outer_choose(lb_context *ctx, struct lb_work *work, 
 LB_INLINE void lb_outer_way(lb_context *ctx, struct lb_work *work)
 {
 	const struct lb_outer *outer = &work->outer;
-	struct lb_way_out *way = &work->way;
+	struct lb_question question = {
+		.source = outer->source,
+		.destination = outer->destination,
+		.length = lb_length_on_wire(ctx, &work->packet) + outer->length,
+		.family = outer->family,
+		.protocol = outer->protocol,
+		.tos = work->packet.tos,
+		.wrapped = true,
+	};
 
-	__builtin_memset(way, 0, sizeof(*way));
-	way->fib.tot_len = lb_length_on_wire(ctx, &work->packet) + outer->length;
-#if LB_XDP
-	way->fib.ifindex = ctx->ingress_ifindex;
-#else
-	way->fib.ifindex = ctx->ifindex;
-#endif
-	way->fib.l4_protocol = outer->protocol;
-	if (outer->family == LB_IPV4) {
-		way->fib.family = LB_AF_INET;
-		way->fib.tos = work->packet.tos;
-		way->fib.ipv4_src = outer->source[0];
-		way->fib.ipv4_dst = outer->destination[0];
-	} else {
-		way->fib.family = LB_AF_INET6;
-		way->fib.flowinfo = bpf_htonl((__u32)work->packet.tos << 20);
-		lb_address_copy(way->fib.ipv6_src, outer->source);
-		lb_address_copy(way->fib.ipv6_dst, outer->destination);
-	}
-	way->result = bpf_fib_lookup(ctx, &way->fib, sizeof(way->fib), 0);
+	lb_recall_way(ctx, &question, &work->way, work->way_place);
 }
 
 /* One hop less, nothing else. */
+#if LB_XDP
+LB_INLINE bool lb_hop(lb_context *ctx, const struct lb_packet *p)
+{
+	if (p->family == LB_IPV4) {
+		struct lb_ipv4 *ip = lb_bytes(ctx, p->l3, sizeof(*ip));
+		__u32 checksum;
+
+		if (!ip)
+			return false;
+		/* RFC 1141: the sum of the header has 0x100 less. */
+		checksum = (__u32)ip->checksum + bpf_htons(0x100);
+		ip->checksum = checksum + (checksum >= 0xffff);
+		ip->ttl--;
+		return true;
+	}
+	struct lb_ipv6 *ip = lb_bytes(ctx, p->l3, sizeof(*ip));
+
+	if (!ip)
+		return false;
+	ip->hops--;
+	return true;
+}
+#else
 LB_INLINE bool lb_hop(lb_context *ctx, const struct lb_packet *p)
 {
 	struct lb_tuple same = {};
@@ -156,62 +168,58 @@ LB_INLINE bool lb_hop(lb_context *ctx, const struct lb_packet *p)
 	lb_address_copy(same.destination, p->destination);
 	return p->family == LB_IPV4 ? lb_write_ipv4(ctx, p, &same, 1) : lb_write_ipv6(ctx, p, &same, 1);
 }
+#endif
 
-LB_INLINE __be16 lb_sum_of_header(const struct lb_ipv4 *ip)
+/* Outer header in words. IPv4: struct lb_ipv4. */
+LB_INLINE void lb_fill_outer4(__be32 *word, const struct lb_packet *p, const struct lb_outer *outer, __u32 id)
 {
-	const __be16 *words = (const __be16 *)ip;
+	__be16 length = bpf_htons(p->length + outer->length), fragment = p->may_fragment ? 0 : bpf_htons(LB_IPV4_DONT);
 	__u64 sum = 0;
 
+	word[0] = 0x45 | (__u32)p->tos << 8 | (__u32)length << 16;
+	word[1] = (__u16)id | (__u32)fragment << 16;
+	word[2] = LB_OUTER_HOPS | outer->protocol << 8;
+	word[3] = outer->source[0];
+	word[4] = outer->destination[0];
 #pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += words[i];
-	return ~lb_sum_fold(sum);
+	for (int i = 0; i < 5; i++)
+		sum += word[i];
+	word[2] |= (__u32)(__u16)~lb_sum_fold(sum) << 16;
+}
+
+/* IPv6: struct lb_ipv6. The flow label spreads the flows of one peer over its queues (RFC 6438). */
+LB_INLINE void lb_fill_outer6(__be32 *word, const struct lb_packet *p, const struct lb_outer *outer, __u32 id)
+{
+	word[0] = bpf_htonl(6u << 28 | (__u32)p->tos << 20 | (id & 0xfffff));
+	word[1] = bpf_htons(p->length + outer->length - sizeof(struct lb_ipv6)) | outer->protocol << 16 | LB_OUTER_HOPS << 24;
+	lb_address_copy(word + 2, outer->source);
+	lb_address_copy(word + 6, outer->destination);
 }
 
 /* The outer IP header and what the link header says of it. There is room. */
-LB_INLINE bool lb_write_outer(lb_context *ctx, const struct lb_work *work)
+LB_INLINE bool lb_write_outer(lb_context *ctx, const struct lb_packet *p, const struct lb_outer *outer, __u32 id)
 {
-	const struct lb_packet *p = &work->packet;
-	const struct lb_outer *outer = &work->outer;
 	__be16 type = outer->family == LB_IPV4 ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
 
 	if (outer->family == LB_IPV4) {
-		struct lb_ipv4 ip = {
-			.version_length = 0x45,
-			.tos = p->tos,
-			.length = bpf_htons(p->length + outer->length),
-			.id = (__be16)work->hash,
-			.fragment = p->may_fragment ? 0 : bpf_htons(LB_IPV4_DONT),
-			.ttl = LB_OUTER_HOPS,
-			.protocol = outer->protocol,
-			.source = outer->source[0],
-			.destination = outer->destination[0],
-		};
+		__be32 word[5];
 
-		ip.checksum = lb_sum_of_header(&ip);
-		return lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+		lb_fill_outer4(word, p, outer, id);
+		return lb_store(ctx, LB_ETH_LENGTH, word, sizeof(word)) && lb_store(ctx, 12, &type, 2);
 	}
-	struct lb_ipv6 ip = {
-		/* The flow label spreads the flows of one peer over its queues (RFC 6438). */
-		.version_class_label = bpf_htonl(6u << 28 | (__u32)p->tos << 20 | ((__u32)work->hash & 0xfffff)),
-		.length = bpf_htons(p->length + outer->length - sizeof(ip)),
-		.next = outer->protocol,
-		.hops = LB_OUTER_HOPS,
-	};
+	__be32 word[10];
 
-	lb_address_copy(ip.source, outer->source);
-	lb_address_copy(ip.destination, outer->destination);
-	return lb_store(ctx, LB_ETH_LENGTH, &ip, sizeof(ip)) && lb_store(ctx, 12, &type, 2);
+	lb_fill_outer6(word, p, outer, id);
+	return lb_store(ctx, LB_ETH_LENGTH, word, sizeof(word)) && lb_store(ctx, 12, &type, 2);
 }
 
-LB_INLINE bool lb_wrap_ipip(lb_context *ctx, const struct lb_work *work)
+LB_INLINE bool lb_wrap_ipip(lb_context *ctx, const struct lb_packet *p, const struct lb_outer *outer, __u32 id)
 {
-	if (!lb_hop(ctx, &work->packet))
+	if (!lb_hop(ctx, p))
 		return false;
-	if (work->outer.family == LB_IPV4 ? !lb_grow(ctx, sizeof(struct lb_ipv4), LB_GROW_IPV4) :
-					    !lb_grow(ctx, sizeof(struct lb_ipv6), LB_GROW_IPV6))
+	if (outer->family == LB_IPV4 ? !lb_grow(ctx, sizeof(struct lb_ipv4), LB_GROW_IPV4) : !lb_grow(ctx, sizeof(struct lb_ipv6), LB_GROW_IPV6))
 		return false;
-	return lb_write_outer(ctx, work);
+	return lb_write_outer(ctx, p, outer, id);
 }
 
 /* UDP over IPv6 without a checksum: RFC 6935. The source port spreads flows. */
@@ -242,7 +250,7 @@ LB_INLINE bool lb_wrap_geneve4(lb_context *ctx, const struct lb_work *work)
 	else
 		done = lb_grow(ctx, sizeof(struct lb_ipv6) + sizeof(header), LB_GROW_IPV6 | LB_GROW_UDP) &&
 		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv6), &header, sizeof(header));
-	return done && lb_write_outer(ctx, work);
+	return done && lb_write_outer(ctx, &work->packet, &work->outer, work->hash);
 }
 
 LB_INLINE bool lb_wrap_geneve6(lb_context *ctx, const struct lb_work *work)
@@ -258,7 +266,7 @@ LB_INLINE bool lb_wrap_geneve6(lb_context *ctx, const struct lb_work *work)
 	else
 		done = lb_grow(ctx, sizeof(struct lb_ipv6) + sizeof(header), LB_GROW_IPV6 | LB_GROW_UDP) &&
 		       lb_store(ctx, LB_ETH_LENGTH + sizeof(struct lb_ipv6), &header, sizeof(header));
-	return done && lb_write_outer(ctx, work);
+	return done && lb_write_outer(ctx, &work->packet, &work->outer, work->hash);
 }
 
 /* Does the packet tell the backend's node the service? A SYN does for the whole connection; of UDP nobody knows which packet is the first. */
@@ -356,8 +364,7 @@ __noinline int lb_dsr_way(lb_context *ctx)
 	if (work->dispatch == LB_DISPATCH_L2) {
 		if (work->to.destination_port != work->packet.destination_port)
 			return LB_REASON_DSR_PORT;
-		lb_find_way(ctx, &work->packet, &work->to, &work->way, 0);
-		return lb_way_reason(&work->way);
+		return lb_find_way_again(ctx, 0);
 	}
 	if (work->packet.l3 != LB_ETH_LENGTH)
 		return LB_REASON_NOT_BALANCED;
@@ -369,8 +376,7 @@ __noinline int lb_dsr_way(lb_context *ctx)
 			work->outer.length = work->packet.family == LB_IPV4 ? sizeof(struct lb_option4) : sizeof(struct lb_option6);
 		if (work->outer.length && !lb_option_fits(&work->packet))
 			return LB_REASON_NOT_BALANCED;
-		lb_find_way(ctx, &work->packet, &work->to, &work->way, work->outer.length);
-		return lb_way_reason(&work->way);
+		return lb_find_way_again(ctx, work->outer.length);
 	}
 	reason = lb_outer_choose(ctx, work, node);
 	if (reason != LB_REASON_FORWARDED)
@@ -389,7 +395,7 @@ __noinline int lb_dsr_wrap(lb_context *ctx)
 	if (work->dispatch == LB_DISPATCH_L2) /* no hop: the backend is on this link */
 		return 1;
 	if (work->dispatch == LB_DISPATCH_IPIP)
-		return lb_wrap_ipip(ctx, work);
+		return lb_wrap_ipip(ctx, &work->packet, &work->outer, work->hash);
 	if (!lb_rewrite(ctx, &work->packet, &work->to, 1))
 		return 0;
 	if (work->dispatch == LB_DISPATCH_GENEVE)

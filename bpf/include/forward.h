@@ -33,7 +33,24 @@ LB_INLINE int lb_end(enum lb_reason reason, int verdict)
 	lb_count_verdict(LB_THIS_HOOK, reason);
 	return verdict;
 }
-LB_INLINE int lb_let_pass(enum lb_reason reason) { return lb_end(reason, LB_UNTOUCHED); }
+
+LB_INLINE struct lb_traffic_counts *lb_traffic_here(void)
+{
+	__u32 i = bpf_get_smp_processor_id();
+	struct lb_traffic *traffic = bpf_map_lookup_elem(&lb_traffic, &i);
+
+	return traffic ? &traffic->hook[LB_THIS_HOOK - 1] : NULL;
+}
+
+LB_INLINE int lb_let_pass(enum lb_reason reason)
+{
+	struct lb_traffic_counts *counts = lb_traffic_here();
+
+	if (reason != LB_REASON_NOT_A_SERVICE || !counts)
+		return lb_end(reason, LB_UNTOUCHED);
+	counts->passed++;
+	return LB_UNTOUCHED;
+}
 
 LB_INLINE int lb_throw_away(enum lb_reason reason, __u32 service)
 {
@@ -103,13 +120,12 @@ LB_INLINE bool lb_may_be_client(const struct lb_packet *p)
 
 LB_INLINE void lb_count_packet(const struct lb_packet *p)
 {
-	__u32 i = lb_stripe();
-	struct lb_verdicts *verdicts = bpf_map_lookup_elem(&lb_verdicts, &i);
+	struct lb_traffic_counts *counts = lb_traffic_here();
 
-	if (!verdicts)
+	if (!counts)
 		return;
-	lb_count(&verdicts->count[LB_THIS_HOOK][LB_COUNT_PACKETS]);
-	__atomic_fetch_add(&verdicts->count[LB_THIS_HOOK][LB_COUNT_BYTES], p->length, __ATOMIC_RELAXED);
+	counts->packets++;
+	counts->bytes += p->length;
 }
 
 /* A packet of the connection was seen; `flags`: enum lb_life to be added. */
@@ -417,17 +433,12 @@ LB_INLINE void lb_note_refusal(__u32 service)
 }
 
 /* Is the source a service? What its backend answers would come back for ever. The signs make this cheap enough for each packet. */
-LB_INLINE bool lb_is_from_service(const struct lb_work *work)
+LB_INLINE bool lb_is_from_service(const struct lb_packet *p, __u8 scope)
 {
-	struct lb_flow source = {
-		.port = work->packet.source_port,
-		.protocol = work->packet.protocol,
-		.family = work->packet.family,
-		.scope = work->flow.scope,
-	};
+	struct lb_flow source = { .port = p->source_port, .protocol = p->protocol, .family = p->family, .scope = scope };
 	struct lb_slot *slot;
 
-	lb_address_copy(source.address, work->packet.source);
+	lb_address_copy(source.address, p->source);
 	return lb_frontend_lookup(&source, &slot);
 }
 
@@ -442,13 +453,14 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 
 	if (!work || !ctx || lb_choice_set(&choice, index) != LB_REASON_FORWARDED)
 		return 0;
-	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || lb_is_from_service(work))
+	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || lb_is_from_service(&work->packet, work->flow.scope))
 		return 0;
 	lb_address_copy(work->to.destination, choice.address);
 	lb_address_copy(work->to.source, work->packet.source);
 	work->to.destination_port = lb_backend_port(choice.word);
 	work->to.source_port = work->packet.source_port;
 	work->backend_ref = lb_backend_ref(index, lb_backend_generation(choice.word));
+	work->way_place = index;
 	work->mode = LB_MODE_DSR;
 	work->via_family = 0;
 	lb_count_packet(&work->packet);
@@ -472,6 +484,7 @@ LB_INLINE void lb_to_backend_of(struct lb_work *work, const struct lb_connection
 		work->via_family = c->overhead;
 		lb_address_copy(work->via, c->via);
 	}
+	work->way_place = lb_ref_index(c->backend_ref);
 }
 
 /* Makes the connection that lb_work() describes; the packet is its first. */
@@ -594,6 +607,7 @@ __noinline int lb_to_client(lb_context *ctx)
 	work->to.source_port = c->service_port;
 	work->to.destination_port = c->client_port;
 	work->mode = c->mode;
+	work->way_place = lb_way_place_of(c->client);
 	work->overhead = c->overhead;
 	if (!lb_still_owned(&found))
 		return 0;

@@ -135,13 +135,16 @@ LB_INLINE void *lb_bytes(lb_context *ctx, __u32 offset, const __u32 length)
 	return at + length > end ? NULL : at;
 }
 
+/* All machines that we know of load and store words anywhere; clang, not told so, would do it byte by byte. */
+#define LB_WORDS(at) __builtin_assume_aligned(at, 4)
+
 LB_INLINE bool lb_load(lb_context *ctx, __u32 offset, void *to, const __u32 length)
 {
 	void *at = lb_bytes(ctx, offset, length);
 
 	if (!at)
 		return false;
-	__builtin_memcpy(to, at, length);
+	__builtin_memcpy(to, LB_WORDS(at), length);
 	return true;
 }
 
@@ -151,7 +154,7 @@ LB_INLINE bool lb_store(lb_context *ctx, __u32 offset, const void *from, const _
 
 	if (!at)
 		return false;
-	__builtin_memcpy(at, from, length);
+	__builtin_memcpy(LB_WORDS(at), from, length);
 	return true;
 }
 #else

@@ -43,6 +43,14 @@ LB_MAPPED_ARRAY(lb_connections, 65536, struct lb_connection);
  * As lb_owners. */
 LB_MAPPED_ARRAY(lb_replies, 16384, struct lb_owner_set);
 
+/* CPU -> what its packet programs have done most.
+ * Counted by the programs of that CPU alone. */
+LB_MAPPED_ARRAY(lb_traffic, 128, struct lb_traffic);
+
+/* CPU and place -> the way to a destination.
+ * Written and read by the programs of that CPU alone. */
+LB_MAPPED_ARRAY(lb_next_hops, LB_NEXT_HOPS, struct lb_next_hop);
+
 /* Service -> second of CLOCK_MONOTONIC when a flow of it could last not be remembered: its anchors do not move for a while.
  * Written by the programs. */
 LB_MAPPED_ARRAY(lb_refused, LB_DEFAULT_INDICES, __u64);

@@ -170,28 +170,39 @@ static __noinline __u64 lb_affinity_find(struct lb_affinity_key *key, const stru
 	return (__u64)left << 32 | (__u32)word;
 }
 
+/* Puts `fresh` where `seen` was, 0 for nothing; returns what is there afterwards. Calls nothing of ours: packet programs have no stack left for it. */
+static __noinline __u64 lb_affinity_put(struct lb_affinity_key *key, __u64 seen, __u64 fresh)
+{
+	__u64 tag = lb_affinity_tag(key), word;
+	struct lb_affinity *a;
+
+	if (!seen) {
+		struct lb_affinity value = { .tag = tag, .word = fresh, .tag_again = tag };
+
+		if (!bpf_map_update_elem(&lb_affinities, key, &value, BPF_NOEXIST))
+			return fresh;
+	}
+	a = bpf_map_lookup_elem(&lb_affinities, key);
+	if (!a)
+		return fresh;
+	if (seen)
+		return lb_affinity_swap(a, seen, fresh);
+	word = lb_affinity_read(a, tag);
+	return word ? word : fresh;
+}
+
 /*
  * Gives the client an affinity to `ref`, or finds the one that it got elsewhere in the meantime: clients that connect for
  * the first time on several CPUs at once agree. Returns the ref to use.
  */
-static __noinline __u32 lb_affinity_store(struct lb_affinity_key *key, const struct lb_line *line, __u32 first, __u32 ref)
+LB_INLINE __u32 lb_affinity_store(struct lb_affinity_key *key, const struct lb_line *line, __u32 first, __u32 ref)
 {
 	__u32 now = lb_affinity_now();
-	__u64 tag = lb_affinity_tag(key), fresh = lb_affinity_word(now, ref), word;
-	struct lb_affinity value = { .tag = tag, .word = fresh, .tag_again = tag };
-	struct lb_affinity *a;
+	__u64 fresh = lb_affinity_word(now, ref), word = lb_affinity_put(key, 0, fresh);
 
-	if (!bpf_map_update_elem(&lb_affinities, key, &value, BPF_NOEXIST))
-		return ref;
-	a = bpf_map_lookup_elem(&lb_affinities, key);
-	if (!a)
-		return ref;
-	word = lb_affinity_read(a, tag);
-	if (!word)
-		return ref;
-	if (lb_affinity_left(word, line, first, now))
+	if (word == fresh || lb_affinity_left(word, line, first, now))
 		return word;
-	word = lb_affinity_swap(a, word, fresh);
+	word = lb_affinity_put(key, word, fresh);
 	return lb_affinity_left(word, line, first, now) ? (__u32)word : ref;
 }
 

@@ -37,8 +37,19 @@ struct lb_outer {
 #define LB_THIS_HOOK LB_HOOK_TC
 #endif
 
+/* Of the quick way: where a packet goes, and what it becomes. */
+struct lb_quick {
+	struct lb_tuple to;
+	struct lb_outer outer;
+	__u32 flags; /* enum lb_life, to be added */
+	__u32 place; /* of its next hop */
+	__u32 id;    /* differs between flows */
+	__u8 mode;   /* enum lb_mode */
+};
+
 struct lb_work {
 	struct lb_packet packet;
+	struct lb_quick quick;
 	struct lb_flow flow;
 	struct lb_flow_key key; /* of the client's side */
 	__u64 hash;             /* of the key */
@@ -65,6 +76,7 @@ struct lb_work {
 	struct lb_offer offer[2];
 	struct lb_flow_key reply; /* of the backend's side */
 	struct lb_way_out way;
+	__u32 way_place; /* where the way is remembered, for each CPU: next_hop.h */
 	struct lb_packet quoted; /* by the ICMP error at hand */
 	struct lb_tuple inner;   /* what that packet becomes */
 	struct lb_outer outer; /* what DSR wraps the packet in, or what it came in */

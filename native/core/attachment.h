@@ -12,6 +12,7 @@
 #include "model.h"
 #include "objects.h"
 #include "result.h"
+#include "route_watch.h"
 
 namespace lb {
 
@@ -26,11 +27,13 @@ struct AttachmentInfo {
 // cgroup v2 root from the mount table; ERR_UNSUPPORTED when there is none.
 Result<std::string> cgroup_root();
 
-// What an attachment works with: the balancer's maps, its pins (empty: none) and its own network namespace.
+// What an attachment works with: the balancer's maps, its pins (empty: none), its own network namespace, and who watches routes (null:
+// nobody yet).
 struct AttachmentPlace {
   const Maps& maps;
   std::string directory;
   int netns;
+  RouteWatch* routes;
 };
 
 class Attachment {

@@ -355,6 +355,7 @@ Status Balancer::close(bool detach) {
   sweeps_.reset();
   indices_.reset();
   attachments_.clear();
+  routes_.reset();
   decide_.reset();
   log_.reset();
   by_id_.clear();

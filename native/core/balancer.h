@@ -179,7 +179,7 @@ class Balancer {
   Status write_service_ranges();
   Result<AttachmentInfo> attach_locked(const char* operation, AttachmentRecord record);
   Result<uint32_t> find_attachment(const char* operation, const AttachmentRecord& record, bool& known);
-  AttachmentPlace place() { return {maps_, options_.pin_path, netns_.get()}; }
+  AttachmentPlace place() { return {maps_, options_.pin_path, netns_.get(), routes_.get()}; }
   bool same_netns(const AttachmentRecord& a, const AttachmentRecord& b) const;
   void watch(const Attachment& attachment);
   void devices_changed(uint32_t id, const std::set<int>& gone);
@@ -244,6 +244,7 @@ class Balancer {
   bool packets_filled_ = false;
   std::vector<Range> service_ranges_;
   std::unordered_map<Address, uint32_t, AddressHash> held_users_;  // of lb_held: keys that have it, in both scopes
+  std::unique_ptr<RouteWatch> routes_;  // since there are maps of packets
   std::unique_ptr<Object> decide_;
   std::unique_ptr<SweepThread> sweeps_;
   std::mutex watching_;

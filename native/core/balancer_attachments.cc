@@ -94,6 +94,7 @@ Result<AttachmentInfo> Balancer::attach_locked(const char* operation, Attachment
     if (!is_device(record)) mark_attached(record.id, true);
     auto created = Attachment::create(place(), record);
     if (!created) {
+      if (routes_) routes_->remove(record.id);
       mark_attached(record.id, false);
       return created.error();
     }
@@ -104,6 +105,7 @@ Result<AttachmentInfo> Balancer::attach_locked(const char* operation, Attachment
   const Status logged = commit_locked(std::move(input));
   if (!logged) {
     if (made) (void)made->detach();
+    if (made && routes_) routes_->remove(record.id);
     if (made) mark_attached(record.id, false);
     return logged.error();
   }
@@ -130,6 +132,7 @@ Status Balancer::detach(uint32_t id) {
     if (watch_) watch_->remove(id);
   }
   LB_TRY(it->second->detach());
+  if (routes_) routes_->remove(id);
   const bool had_sockets = it->second->record().kind == AttachmentKind::cgroup;
   mark_attached(id, false);
   attachments_.erase(it);

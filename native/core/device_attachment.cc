@@ -224,6 +224,7 @@ Result<std::unique_ptr<Attachment>> DeviceAttachment::create(const AttachmentPla
   });
   LB_TRY(there);
   if (!kernel_abilities().tcx) remove_dead_filters(a->netns_.get());
+  LB_TRY(a->watch_routes());
   LB_TRY(a->load());
   const Status placed = in_netns(a->netns_.get(), [&] { return a->sync({}, strict); });
   if (!placed) {
@@ -237,7 +238,8 @@ std::unique_ptr<Attachment> DeviceAttachment::resume(const AttachmentPlace& plac
   std::unique_ptr<DeviceAttachment> a(new DeviceAttachment(place, record));
   // Without its namespace there are no devices, and nothing to take over.
   if (!a->enter()) return a;
-  const Status loaded = a->load();
+  const Status watched = a->watch_routes();
+  const Status loaded = watched ? a->load() : watched;
   const Status done = in_netns(a->netns_.get(), [&]() -> Status {
     a->adopt();
     LB_TRY(loaded);

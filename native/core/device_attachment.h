@@ -47,6 +47,8 @@ class DeviceAttachment : public Attachment {
   std::vector<Hook> hooks() const;
   std::string pin_of(const Device& device, const char* what) const;
   Status enter();
+  // To be called before programs run.
+  Status watch_routes() { return place_.routes->add(record_.id, netns_.get()); }
   Status load();
   int program(Hook hook) const;
   // These run on a thread in the devices' namespace.

@@ -6,22 +6,25 @@
 #include <fcntl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <thread>
 #include <vector>
 
+#include "../../bpf/include/reasons.h"
 #include "stop_point.h"
 
 namespace lb {
 namespace {
 
 constexpr char kControl[] = "lb_control";
-constexpr char kNode[] = "lb_node";  // pinned last of the packet maps
+constexpr uint32_t kNextHopsInAll = 1 << 18;  // 16 MiB
+constexpr char kNode[] = "lb_node";           // pinned last of the packet maps
 // Of bpf/include/packet_maps.h; what else the packet programs declare is for each attachment by itself.
-constexpr std::string_view kPacketMaps[] = {"lb_owners", "lb_connections", "lb_replies", "lb_refused",
-                                             "lb_addresses", "lb_vias", "lb_locals", "lb_fragments", "lb_budgets", kNode};
+constexpr std::string_view kPacketMaps[] = {"lb_owners",    "lb_connections", "lb_replies", "lb_refused", "lb_next_hops", "lb_traffic",
+                                             "lb_addresses", "lb_vias",        "lb_locals",  "lb_fragments", "lb_budgets", kNode};
 
 bool is_packet_map(std::string_view name) { return std::find(std::begin(kPacketMaps), std::end(kPacketMaps), name) != std::end(kPacketMaps); }
 
@@ -36,6 +39,15 @@ uint32_t power_of_two(uint32_t n) {
 
 // At least two: a connection has two sets that it may lie in.
 uint32_t flow_set_count(const Capacity& c) { return power_of_two(std::max(2u, (c.connections + LB_FLOW_WAYS - 1) / LB_FLOW_WAYS)); }
+
+uint32_t cpu_count() { return static_cast<uint32_t>(std::max(1, libbpf_num_possible_cpus())); }
+
+// Next hops that each CPU remembers.
+uint32_t next_hops() {
+  uint32_t each = LB_NEXT_HOPS;
+  while (each > 1 && each * cpu_count() > kNextHopsInAll) each /= 2;
+  return each;
+}
 
 // Elements of each map whose size is a choice.
 std::map<std::string, uint32_t> sizes(const Maps& maps) {
@@ -56,12 +68,21 @@ std::map<std::string, uint32_t> sizes(const Maps& maps) {
           {"lb_connections", flow_set_count(c) * LB_FLOW_WAYS},
           {"lb_replies", 2 * flow_set_count(c)},
           {"lb_refused", slots},
+          {"lb_traffic", cpu_count()},
+          {"lb_next_hops", next_hops() * cpu_count()},
           {"lb_addresses", slots - 1},
           {"lb_held", slots - 1},
           {"lb_vias", backends},
           {"lb_locals", 4 * backends},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},
           {"lb_peers6", power_of_two(std::max(1u, c.connections / LB_WAYS / 2))}};
+}
+
+// The coarse clock moves once in a jiffy.
+uint32_t jiffies_each_second() {
+  timespec each{0, 4000000};
+  clock_getres(CLOCK_MONOTONIC_COARSE, &each);
+  return static_cast<uint32_t>(1000000000 / std::clamp(each.tv_nsec, 100000l, 100000000l));
 }
 
 // What a pin holds must be what this version writes.
@@ -110,7 +131,7 @@ uint32_t Maps::frontend_lines() const { return power_of_two((slot_count() - 1 + 
 uint32_t Maps::flow_sets() const { return flow_set_count(capacity); }
 
 void Maps::derive() {
-  stripes = std::min<uint32_t>(LB_STRIPES, power_of_two(static_cast<uint32_t>(std::max(1, libbpf_num_possible_cpus()))));
+  stripes = std::min<uint32_t>(LB_STRIPES, power_of_two(cpu_count()));
   const uint32_t wanted = (capacity.cells + LB_LINE_WORDS - 1) / LB_LINE_WORDS;
   // A region begins at a multiple of its size, and line 0 is never given out: of the three parts, two can hold a region as large as they are.
   lines = wanted <= kDoubledUpTo ? 3 * power_of_two(wanted) : std::min(wanted + kRoomOfLarge, 1u << LB_REGION_BITS);
@@ -164,6 +185,7 @@ Status Maps::ensure_packets(const std::string& directory) {
   node = nullptr;
   owners = nullptr;
   connections = nullptr;
+  traffic = nullptr;
   return made.error();
 }
 
@@ -261,6 +283,7 @@ Status Maps::map_packets(bool readonly) {
   // Before 5.12 there is a lock in each element, and then the kernel maps none of them.
   if (kernel_abilities().variant == Variant::current) LB_TRY(map_one("lb_owners", readonly, owners));
   LB_TRY(map_one("lb_connections", readonly, connections));
+  LB_TRY(map_one("lb_traffic", readonly, traffic));
   return map_one(kNode, readonly, node);
 }
 
@@ -286,6 +309,20 @@ Status Maps::map_memory(bool readonly) {
   return ok();
 }
 
+uint64_t Maps::counted(uint32_t hook, uint32_t reason) const {
+  uint64_t sum = 0;
+  for (uint32_t s = 0; s < LB_STRIPES; s++) sum += verdicts[s].count[hook][reason];
+  if (!traffic || hook == LB_HOOK_SOCKET) return sum;
+  for (uint32_t cpu = 0; cpu < cpu_count(); cpu++) {
+    const lb_traffic_counts& counts = traffic[cpu].hook[hook - 1];
+    sum += reason == LB_COUNT_PACKETS          ? counts.packets
+           : reason == LB_COUNT_BYTES          ? counts.bytes
+           : reason == LB_REASON_NOT_A_SERVICE ? counts.passed
+                                               : 0;
+  }
+  return sum;
+}
+
 Status Maps::lend(Object& object) const {
   bpf_map* m;
   bpf_object__for_each_map(m, object.get()) {
@@ -303,6 +340,8 @@ Status Maps::lend(Object& object) const {
   object.set_config("lb_flow_seed", control->instance);
   object.set_config("lb_peer4_mask", wanted.at("lb_peers4") - 1);
   object.set_config("lb_peer6_mask", wanted.at("lb_peers6") - 1);
+  object.set_config("lb_next_hop_mask", next_hops() - 1);
+  object.set_config("lb_next_hop_jiffies", std::max(1u, jiffies_each_second() / 4));
   object.set_config("lb_can_set_retval", kernel_abilities().set_retval);
   object.set_config("lb_can_cast", kernel_abilities().cast_context);
   return ok();

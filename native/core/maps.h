@@ -57,6 +57,7 @@ class Maps {
   lb_node* node = nullptr;
   lb_owners* owners = nullptr;
   lb_connection* connections = nullptr;
+  lb_traffic* traffic = nullptr;  // one for each CPU that may come
 
   uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
   uint32_t frontend_lines() const;
@@ -65,6 +66,8 @@ class Maps {
   static uint32_t room_of_indices(uint32_t capacity);
   static uint32_t room_of_keys(uint32_t capacity);
   uint32_t flow_sets() const;
+  // Verdicts of a hook, enum lb_hook, by their reason.
+  uint64_t counted(uint32_t hook, uint32_t reason) const;
 
  private:
   Status find_packets(const std::string& directory, bool readonly);

@@ -19,8 +19,9 @@ lb_peer6 mapped(const Address& a) {
 }  // namespace
 
 Status Balancer::ensure_packets() {
-  if (packets_filled_) return ok();
   LB_TRY(maps_.ensure_packets(options_.pin_path));
+  if (!routes_) routes_ = std::make_unique<RouteWatch>(maps_.node);
+  if (packets_filled_) return ok();
   address_users_.clear();
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
@@ -282,6 +283,7 @@ Status Balancer::write_node() {
   store(node->flags, packets_.flags);
   store(node->dispatch, packets_.dispatch);
   store(node->dsr, packets_.dsr);
+  __atomic_add_fetch(&node->routes, 1, __ATOMIC_RELEASE);  // the source of outer headers may be another
   stop_point();
   indices_->rest(std::move(retired));
   return done;

@@ -96,6 +96,9 @@ void world_open(struct world *w, const char *objects, bool legacy, uint32_t sets
 	w->program[HOOK_WORKLOAD_EGRESS] = program_of(workload, "lb_tc_egress");
 	w->program[HOOK_XDP] = program_of(xdp, "lb_xdp");
 	w->node = fixture_mapped(&w->f, "lb_node");
+	w->node->routes_until = INT32_MAX;
+	w->traffic = fixture_mapped(&w->f, "lb_traffic");
+	w->cpus = bpf_map__max_entries(bpf_object__find_map_by_name(w->f.packets, "lb_traffic"));
 	w->has_xdp_device = takes_xdp_device(w);
 }
 
@@ -232,5 +235,7 @@ uint64_t world_counted(const struct world *w, enum lb_hook hook, int reason)
 
 	for (int i = 0; i < LB_STRIPES; i++)
 		sum += w->f.verdicts[i].count[hook][reason];
+	for (uint32_t cpu = 0; hook != LB_HOOK_SOCKET && reason == LB_REASON_NOT_A_SERVICE && cpu < w->cpus; cpu++)
+		sum += w->traffic[cpu].hook[hook - 1].passed;
 	return sum;
 }

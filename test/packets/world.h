@@ -24,6 +24,8 @@ struct world {
 	struct fixture f;
 	int program[HOOKS];
 	struct lb_node *node;
+	struct lb_traffic *traffic;
+	uint32_t cpus;
 	bool has_xdp_device; /* the kernel takes the device of a test run of XDP (5.15) */
 	struct definition defined[MAX_DEFINED];
 	int count;
