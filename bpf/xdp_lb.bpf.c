@@ -14,6 +14,7 @@
 #include "frontend.h"
 #include "maps.h"
 #include "packet.h"
+#include "quick.h"
 #include "reasons.h"
 #include "work.h"
 
@@ -110,5 +111,7 @@ __noinline int lb_xdp_slowly(struct xdp_md *xdp)
 SEC("xdp")
 int lb_xdp(struct xdp_md *xdp)
 {
-	return lb_xdp_slowly(xdp);
+	int verdict = lb_quickly(xdp);
+
+	return verdict == LB_SLOWLY ? lb_xdp_slowly(xdp) : verdict;
 }
