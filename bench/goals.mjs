@@ -44,9 +44,9 @@ export const goals = [
     text: 'Maglev cells with anchors, 1,000 services x 10 backends, bytes',
   },
 
-  { question: 'xdp', figure: 'dsr.one.ns', most: 60, text: 'XDP, DSR by IP in IP above the floor, one flow, ns' },
-  { question: 'xdp', figure: 'dsr.64k.ns', most: 75, text: 'XDP, DSR by IP in IP above the floor, 64k flows over 1,000 services, ns' },
-  { question: 'xdp', figure: 'snat.one.ns', most: 200, text: 'XDP, SNAT above the floor, one flow, ns' },
+  { question: 'xdp', figure: 'dsr.one.1.ns', most: 60, text: 'XDP, DSR by IP in IP above the floor, one flow, ns' },
+  { question: 'xdp', figure: 'dsr.64k.1000.ns', most: 75, text: 'XDP, DSR by IP in IP above the floor, 64k flows over 1,000 services, ns' },
+  { question: 'xdp', figure: 'snat.one.1.ns', most: 200, text: 'XDP, SNAT above the floor, one flow, ns' },
 
   { question: 'lookups', figure: 'wrong', most: 0, text: 'lookups that saw a torn, a missing or a wrong row' },
 ];

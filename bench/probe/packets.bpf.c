@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Packets for an XDP program under BPF_PROG_TEST_RUN, which with `repeat` hands each run the buffer as the one before left it: this puts the packet back,
+ * Packets for an XDP or tc program under BPF_PROG_TEST_RUN, which with `repeat` hands each run the buffer as the one before left it: this puts the packet back,
  * varies flow and service, and calls the program that is measured. The same around a program that does nothing is the floor.
  */
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -21,6 +22,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } measured SEC(".maps");
+
+/* One array holds programs of one kind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} measured_tc SEC(".maps");
 
 struct frame {
 	__u8 destination[6], source[6];
@@ -46,23 +55,10 @@ static __always_inline __u32 next(void)
 	return state = x;
 }
 
-SEC("xdp")
-int packets(struct xdp_md *xdp)
+static __always_inline void fill(struct frame *f)
 {
-	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
-	long extra = end - data - (long)length;
 	__u32 flow = flow_mask ? next() & flow_mask : 0;
-	struct frame *f;
 
-	if (extra) {
-		if (extra < 0 || extra > 128 || bpf_xdp_adjust_head(xdp, extra))
-			return XDP_ABORTED;
-		data = (void *)(long)xdp->data;
-		end = (void *)(long)xdp->data_end;
-	}
-	f = data;
-	if ((void *)(f + 1) > end)
-		return XDP_ABORTED;
 	__builtin_memcpy(f->destination, "\x02\x00\x00\x00\x00\x02", 6);
 	__builtin_memcpy(f->source, "\x02\x00\x00\x00\x00\x01", 6);
 	f->type = bpf_htons(0x0800);
@@ -80,6 +76,23 @@ int packets(struct xdp_md *xdp)
 	f->destination_port = bpf_htons(80);
 	f->words = 0x50;
 	f->flags = flags;
+}
+
+SEC("xdp")
+int packets(struct xdp_md *xdp)
+{
+	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+	long extra = end - data - (long)length;
+
+	if (extra) {
+		if (extra < 0 || extra > 128 || bpf_xdp_adjust_head(xdp, extra))
+			return XDP_ABORTED;
+		data = (void *)(long)xdp->data;
+		end = (void *)(long)xdp->data_end;
+	}
+	if (data + sizeof(struct frame) > end)
+		return XDP_ABORTED;
+	fill(data);
 	bpf_tail_call_static(xdp, &measured, 0);
 	return XDP_ABORTED;
 }
@@ -94,6 +107,24 @@ SEC("xdp")
 int grows(struct xdp_md *xdp)
 {
 	return bpf_xdp_adjust_head(xdp, -20) ? XDP_ABORTED : XDP_TX;
+}
+
+SEC("tc")
+int packets_tc(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (data + sizeof(struct frame) > end)
+		return TC_ACT_SHOT;
+	fill(data);
+	bpf_tail_call_static(skb, &measured_tc, 0);
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int nothing_tc(struct __sk_buff *skb)
+{
+	return TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "GPL";

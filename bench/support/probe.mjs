@@ -28,7 +28,7 @@ function whenNewer(name, directories, build) {
 }
 
 function buildProbe(name) {
-  const libraries = ['lookups', 'packets'].includes(name) ? ['-lbpf', '-lpthread'] : [];
+  const libraries = ['lookups', 'packets', 'sink'].includes(name) ? ['-lbpf', '-lpthread'] : [];
   return whenNewer(name, [sources], (out) => [
     ...[compiler('the probes', 'gcc', 'cc', 'clang'), '-std=gnu11', '-O2', '-Wall', '-Wextra'],
     ...['-o', out, path.join(sources, `${name}.c`), ...libraries],
