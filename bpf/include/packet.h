@@ -111,17 +111,7 @@ struct lb_packet {
 /* Offsets are far below this; the verifier has to be told. */
 #define LB_OFFSET_MASK 0x1ff
 
-#if LB_XDP
-LB_INLINE __u32 lb_frame_length(lb_context *ctx)
-{
-	__u64 length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
-
-	barrier_var(length); /* or clang subtracts 32-bit halves of pointers */
-	return length;
-}
-
-
-/* The bytes at `offset`, NULL if the frame has not so many. */
+/* The bytes at `offset`, NULL if the frame has not so many, or has them in pages. */
 LB_INLINE void *lb_bytes(lb_context *ctx, __u32 offset, const __u32 length)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *at;
@@ -137,6 +127,15 @@ LB_INLINE void *lb_bytes(lb_context *ctx, __u32 offset, const __u32 length)
 
 /* All machines that we know of load and store words anywhere; clang, not told so, would do it byte by byte. */
 #define LB_WORDS(at) __builtin_assume_aligned(at, 4)
+
+#if LB_XDP
+LB_INLINE __u32 lb_frame_length(lb_context *ctx)
+{
+	__u64 length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
+
+	barrier_var(length); /* or clang subtracts 32-bit halves of pointers */
+	return length;
+}
 
 LB_INLINE bool lb_load(lb_context *ctx, __u32 offset, void *to, const __u32 length)
 {
@@ -160,9 +159,15 @@ LB_INLINE bool lb_store(lb_context *ctx, __u32 offset, const void *from, const _
 #else
 LB_INLINE __u32 lb_frame_length(lb_context *ctx) { return ctx->len; }
 
+/* [Of 104 ns for a packet to no service, the helper took 80.] */
 LB_INLINE bool lb_load(lb_context *ctx, __u32 offset, void *to, const __u32 length)
 {
-	return !bpf_skb_load_bytes(ctx, offset, to, length);
+	void *at = lb_bytes(ctx, offset, length);
+
+	if (!at)
+		return !bpf_skb_load_bytes(ctx, offset, to, length);
+	__builtin_memcpy(to, LB_WORDS(at), length);
+	return true;
 }
 
 LB_INLINE bool lb_store(lb_context *ctx, __u32 offset, const void *from, const __u32 length)
@@ -462,25 +467,36 @@ LB_INLINE bool lb_write_ipv4(lb_context *ctx, const struct lb_packet *p, const s
 	return true;
 }
 #else
+/* From the TTL to the end, in one call. */
 LB_INLINE bool lb_write_ipv4(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u8 hops)
 {
-	__be32 addresses[2] = { to->source[0], to->destination[0] };
-	__u8 ttl = p->hops - hops;
-	__u64 change = lb_sum_change32(lb_sum_change32(0, p->source[0], addresses[0]), p->destination[0], addresses[1]);
+	__be32 word[3];
+	__u64 change;
+	__be16 first;
 
-	change = lb_sum_change16(change, p->hops, ttl);
-	return lb_store(ctx, p->l3 + 12, addresses, sizeof(addresses)) && (!hops || lb_store(ctx, p->l3 + 8, &ttl, 1)) &&
-	       !bpf_l3_csum_replace(ctx, p->l3 + 10, 0, lb_sum_fold32(change), 0);
+	if (!lb_load(ctx, p->l3 + 8, word, sizeof(word)))
+		return false;
+	first = (__be16)word[0];
+	change = lb_sum_change32(lb_sum_change32(0, word[1], to->source[0]), word[2], to->destination[0]);
+	change = lb_sum_change16(change, first, first - hops);
+	word[0] = (__u16)(first - hops) | (__u32)lb_checksum_after(word[0] >> 16, change) << 16;
+	word[1] = to->source[0];
+	word[2] = to->destination[0];
+	return lb_store(ctx, p->l3 + 8, word, sizeof(word));
 }
 #endif
 
+/* From the length to the end. */
 LB_INLINE bool lb_write_ipv6(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u8 hops)
 {
-	__be32 addresses[8] = { to->source[0],      to->source[1],      to->source[2],      to->source[3],
-				to->destination[0], to->destination[1], to->destination[2], to->destination[3] };
-	__u8 left = p->hops - hops;
+	__be32 word[9] = { 0,
+			   to->source[0],      to->source[1],      to->source[2],      to->source[3],
+			   to->destination[0], to->destination[1], to->destination[2], to->destination[3] };
 
-	return lb_store(ctx, p->l3 + 8, addresses, sizeof(addresses)) && (!hops || lb_store(ctx, p->l3 + 7, &left, 1));
+	if (!lb_load(ctx, p->l3 + 4, word, sizeof(word[0])))
+		return false;
+	word[0] -= (__u32)hops << 24;
+	return lb_store(ctx, p->l3 + 4, word, sizeof(word));
 }
 
 #if !LB_XDP

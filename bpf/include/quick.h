@@ -265,10 +265,12 @@ LB_INLINE enum lb_reason lb_quick_service(const struct lb_flow *flow, struct lb_
 LB_INLINE int lb_quick_go(lb_context *ctx, const struct lb_packet *p, const struct lb_node *node, struct lb_quick *q,
 			  struct lb_connection *connection)
 {
-	bool wrapped = q->mode == LB_MODE_DSR;
+	bool as_it_is = q->mode == LB_MODE_DSR && node->dispatch == LB_DISPATCH_L2, wrapped = q->mode == LB_MODE_DSR && !as_it_is;
 	const struct lb_next_hop *hop;
 
-	if (wrapped ? node->dispatch != LB_DISPATCH_IPIP || !lb_quick_outer(p, node, q) : q->mode != LB_MODE_SNAT)
+	if (as_it_is ? q->to.destination_port != p->destination_port : wrapped ? node->dispatch != LB_DISPATCH_IPIP : q->mode != LB_MODE_SNAT)
+		return LB_SLOWLY;
+	if (wrapped && !lb_quick_outer(p, node, q))
 		return LB_SLOWLY;
 	hop = lb_quick_way(ctx, p, node, q, wrapped ? q->outer.length : 0);
 	if (!hop)
@@ -277,7 +279,7 @@ LB_INLINE int lb_quick_go(lb_context *ctx, const struct lb_packet *p, const stru
 		lb_touch(connection, p, q->flags);
 	else
 		lb_count_packet(p);
-	if (wrapped ? !lb_wrap_ipip(ctx, p, &q->outer, q->id) : !lb_rewrite(ctx, p, &q->to, 1))
+	if (!as_it_is && (wrapped ? !lb_wrap_ipip(ctx, p, &q->outer, q->id) : !lb_rewrite(ctx, p, &q->to, 1)))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_quick_send(ctx, hop);
 }
