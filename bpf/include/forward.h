@@ -432,6 +432,14 @@ LB_INLINE void lb_note_refusal(__u32 service)
 		lb_write_once(*refused, lb_seconds());
 }
 
+LB_INLINE bool lb_may_be_from_service(const struct lb_packet *p, __u8 scope)
+{
+	struct lb_flow source = { .port = p->source_port, .protocol = p->protocol, .family = p->family, .scope = scope };
+
+	lb_address_copy(source.address, p->source);
+	return lb_frontend_may_be(&source);
+}
+
 /* Is the source a service? What its backend answers would come back for ever. The signs make this cheap enough for each packet. */
 LB_INLINE bool lb_is_from_service(const struct lb_packet *p, __u8 scope)
 {

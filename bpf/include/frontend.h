@@ -88,18 +88,18 @@ __noinline __u32 lb_frontend_scan(__u64 key, __u64 hash, __u64 high, __u32 middl
 }
 
 /*
- * Slot of the key, 0 if there is none. Most addresses that applications connect to are no services: the signs say so at
- * once. The ways are looked at without a branch: what is left of those with the key's tag is their lowest bit and the slot,
- * which are summed. More than one has to be looked at way by way: a sum of slots may be a slot that nobody found, which may
- * have the key of old, or be another key's at any moment.
+ * Slot of the key, as far as its own line tells, else 0; `more`: it may be elsewhere. Most addresses that applications connect
+ * to are no services: the signs say so at once. The ways are looked at without a branch: what is left of those with the key's
+ * tag is their lowest bit and the slot, which are summed. More than one has to be looked at way by way: a sum of slots may be a
+ * slot that nobody found, which may have the key of old, or be another key's at any moment.
  */
-LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slot)
+LB_INLINE __u32 lb_frontend_near(const struct lb_flow *f, __u64 key, __u64 hash, struct lb_slot **slot, bool *more)
 {
-	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key), signs;
 	const struct lb_frontends *line = lb_frontends_at(lb_hash_line(hash));
-	__u64 found = 0, mine = lb_hash_way(hash) ^ LB_WAY_TAKEN;
+	__u64 found = 0, mine = lb_hash_way(hash) ^ LB_WAY_TAKEN, signs;
 	__u32 index;
 
+	*more = false;
 	if (!line)
 		return 0;
 	signs = lb_read_once(line->signs);
@@ -116,11 +116,31 @@ LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slo
 	*slot = index <= LB_INDEX_MAX ? lb_slot_of_key(index, key, lb_key_high(f), lb_key_middle(f)) : NULL;
 	if (*slot)
 		return index;
-	if (!found && !(signs & LB_SIGN_MORE))
-		return 0;
+	*more = found || signs & LB_SIGN_MORE;
+	return 0;
+}
+
+/* Slot of the key, 0 if there is none. */
+LB_INLINE __u32 lb_frontend_lookup(const struct lb_flow *f, struct lb_slot **slot)
+{
+	__u64 key = lb_flow_key(f), hash = lb_flow_hash_key(f, key);
+	bool more;
+	__u32 index = lb_frontend_near(f, key, hash, slot, &more);
+
+	if (index || !more)
+		return index;
 	index = lb_frontend_scan(key, hash, lb_key_high(f), lb_key_middle(f));
 	*slot = index ? bpf_map_lookup_elem(&lb_slots, &index) : NULL;
 	return *slot ? index : 0;
+}
+
+/* May this be a key? What the signs of its line say, without a look at the ways. */
+LB_INLINE bool lb_frontend_may_be(const struct lb_flow *f)
+{
+	__u64 hash = lb_flow_hash_key(f, lb_flow_key(f));
+	const struct lb_frontends *line = lb_frontends_at(lb_hash_line(hash));
+
+	return !line || lb_read_once(line->signs) & (lb_hash_sign(hash) | LB_SIGN_MORE);
 }
 
 /* A slot in the middle of a commit. The number is loaded after the slot; so is the pair, whose index the slot holds. */

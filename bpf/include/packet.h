@@ -540,28 +540,33 @@ LB_INLINE bool lb_rewrite_sctp(lb_context *ctx, const struct lb_packet *p, const
 	return lb_store(ctx, at, &checksum, sizeof(checksum));
 }
 
+/* Ports of TCP and UDP. */
+LB_INLINE bool lb_rewrite_ports(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to)
+{
+	__be16 ports[2] = { to->source_port, to->destination_port };
+	__u64 pseudo = 0, segment = 0;
+
+	pseudo = lb_sum_change_address(pseudo, p->source, to->source, p->family);
+	pseudo = lb_sum_change_address(pseudo, p->destination, to->destination, p->family);
+	segment = lb_sum_change16(segment, p->source_port, to->source_port);
+	segment = lb_sum_change16(segment, p->destination_port, to->destination_port);
+	return lb_correct_checksum(ctx, p, lb_checksum_offset(p), pseudo, segment) && lb_store(ctx, p->l4, ports, sizeof(ports));
+}
+
+LB_INLINE bool lb_rewrite_addresses(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u8 hops)
+{
+	return p->family == LB_IPV4 ? lb_write_ipv4(ctx, p, to, hops) : lb_write_ipv6(ctx, p, to, hops);
+}
+
 /*
  * Makes the packet one of this tuple, `hops` hops on, all checksums right; it is one that lb_can_rewrite(). A later fragment has no ports and no
  * checksum of its own. False: half of it may be done, so the packet must be dropped.
  */
 LB_INLINE bool lb_rewrite(lb_context *ctx, const struct lb_packet *p, const struct lb_tuple *to, __u8 hops)
 {
-	if (p->part != LB_LATER_FRAGMENT && p->protocol == LB_IPPROTO_SCTP) {
-		if (!lb_rewrite_sctp(ctx, p, to))
-			return false;
-	} else if (p->part != LB_LATER_FRAGMENT) {
-		__be16 ports[2] = { to->source_port, to->destination_port };
-		__u64 pseudo = 0, segment = 0;
-
-		pseudo = lb_sum_change_address(pseudo, p->source, to->source, p->family);
-		pseudo = lb_sum_change_address(pseudo, p->destination, to->destination, p->family);
-		segment = lb_sum_change16(segment, p->source_port, to->source_port);
-		segment = lb_sum_change16(segment, p->destination_port, to->destination_port);
-		if (!lb_correct_checksum(ctx, p, lb_checksum_offset(p), pseudo, segment) ||
-		    !lb_store(ctx, p->l4, ports, sizeof(ports)))
-			return false;
-	}
-	return p->family == LB_IPV4 ? lb_write_ipv4(ctx, p, to, hops) : lb_write_ipv6(ctx, p, to, hops);
+	if (p->part != LB_LATER_FRAGMENT && !(p->protocol == LB_IPPROTO_SCTP ? lb_rewrite_sctp(ctx, p, to) : lb_rewrite_ports(ctx, p, to)))
+		return false;
+	return lb_rewrite_addresses(ctx, p, to, hops);
 }
 
 #endif

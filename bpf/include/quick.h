@@ -188,77 +188,34 @@ LB_INLINE int lb_quick_send(lb_context *ctx, const struct lb_next_hop *hop)
 	return bpf_redirect(hop->device, 0);
 }
 
-/* Where the slot of an IPv4 service is remembered: that spares filter and hash, three lines and a call. */
-LB_INLINE struct lb_recent_service *lb_recent_at(__u64 key)
-{
-	__u32 i = bpf_get_smp_processor_id() << LB_RECENT_BITS | (__u32)(key * 0x9e3779b97f4a7c15ull >> (64 - LB_RECENT_BITS));
-
-	return bpf_map_lookup_elem(&lb_recent, &i);
-}
-
-/* The slot's word; 0: it is not remembered, or is no more this key's. */
-LB_INLINE __u64 lb_recent_word(const struct lb_recent_service *recent, __u64 key, __u32 now)
-{
-	__u64 word = recent->word, *element;
-	__u32 slot = lb_ref_index(word >> 32);
-
-	if (recent->key != key || now - (__u32)word > 1)
-		return 0;
-	element = bpf_map_lookup_elem(&lb_slots, &slot);
-	if (!element)
-		return 0;
-	word = lb_read_once(*element);
-	return lb_slot_kind(word) == LB_SLOT_FINAL && lb_slot_generation(word) == lb_ref_generation(recent->word >> 32) ? word : 0;
-}
-
-/* The slot's word. 0: NOT_A_SERVICE, or what is being changed at this moment. */
-LB_INLINE __u64 lb_quick_slot(const struct lb_flow *flow, __u32 *slot, enum lb_reason *reason)
-{
-	__u32 tag = lb_flow_tag(flow);
-	__u64 *element, word;
-
-	*reason = LB_REASON_NOT_A_SERVICE;
-	if (!lb_filter_passes(tag))
-		return 0;
-	element = lb_frontend_element(flow);
-	if (!element)
-		return 0;
-	*reason = LB_REASON_CORRUPT_INDEX;
-	word = lb_read_once(*element);
-	*slot = lb_frontend_slot(word);
-	if (lb_frontend_tag(word) != tag)
-		return 0;
-	element = bpf_map_lookup_elem(&lb_slots, slot);
-	word = element ? lb_read_once(*element) : 0;
-	return lb_slot_kind(word) == LB_SLOT_FINAL ? word : 0;
-}
-
 /* As lb_frontend_find(), but CORRUPT_INDEX also for what is being changed at this moment. */
 LB_INLINE enum lb_reason lb_quick_service(const struct lb_flow *flow, struct lb_region *region)
 {
-	__u64 key = flow->address[0] | (__u64)lb_key_tail(flow) << 32, word = 0;
-	__u32 slot, first, now = bpf_jiffies64() >> 4;
-	struct lb_recent_service *recent = NULL;
-	enum lb_reason reason;
+	__u64 key = lb_flow_key(flow), hash = lb_flow_hash_key(flow, key), word;
+	struct lb_slot *slot;
+	__u32 first;
+	bool more;
 
-	if (flow->family == LB_IPV4) {
-		recent = lb_recent_at(key);
-		if (recent)
-			word = lb_recent_word(recent, key, now);
-	}
-	if (!word) {
-		word = lb_quick_slot(flow, &slot, &reason);
-		if (!word)
-			return reason;
-		if (recent) {
-			recent->key = key;
-			recent->word = (__u64)lb_slot_ref(slot, lb_slot_generation(word)) << 32 | now;
-		}
-	}
+	if (!lb_frontend_near(flow, key, hash, &slot, &more))
+		return more ? LB_REASON_CORRUPT_INDEX : LB_REASON_NOT_A_SERVICE;
+	word = lb_read_once(slot->word);
+	if (lb_slot_kind(word) != LB_SLOT_FINAL)
+		return LB_REASON_CORRUPT_INDEX;
 	first = lb_slot_region(word);
 	region->first = first;
+	/* Of a copy: what helpers are given lies on the stack, all of it. */
 	region->line = bpf_map_lookup_elem(&lb_table, &first);
 	return region->line ? LB_REASON_FORWARDED : LB_REASON_CORRUPT_INDEX;
+}
+
+/* False: half of it may be done. */
+LB_INLINE bool lb_quick_change(lb_context *ctx, const struct lb_packet *p, const struct lb_quick *q, bool wrapped, bool as_it_is)
+{
+	if (as_it_is)
+		return true;
+	if (wrapped)
+		return lb_wrap_ipip(ctx, p, &q->outer, q->id);
+	return lb_rewrite_ports(ctx, p, &q->to) && lb_rewrite_addresses(ctx, p, &q->to, 1);
 }
 
 /* Sends it off, if the way is known. `connection`: NULL if nothing is remembered of the flow. */
@@ -279,7 +236,7 @@ LB_INLINE int lb_quick_go(lb_context *ctx, const struct lb_packet *p, const stru
 		lb_touch(connection, p, q->flags);
 	else
 		lb_count_packet(p);
-	if (!as_it_is && (wrapped ? !lb_wrap_ipip(ctx, p, &q->outer, q->id) : !lb_rewrite(ctx, p, &q->to, 1)))
+	if (!lb_quick_change(ctx, p, q, wrapped, as_it_is))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
 	return lb_quick_send(ctx, hop);
 }

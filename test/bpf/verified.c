@@ -42,8 +42,8 @@ static void print_object(struct fixture *f, const char *name)
 int main(int count, char **arguments)
 {
 	static const struct variant variants[] = {
-		{ .name = "current", .cast = true, .retval = true, .filter = true },
-		{ .name = "legacy", .legacy = true, .filter = true },
+		{ .name = "current", .cast = true, .retval = true },
+		{ .name = "legacy", .legacy = true },
 	};
 
 	if (count != 2)
