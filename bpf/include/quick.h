@@ -91,7 +91,9 @@ LB_INLINE bool lb_quick_cell(const struct lb_packet *p, const struct lb_flow *fl
 	if (!backend || !index)
 		return false;
 	word = lb_read_once(backend->word);
-	if (lb_backend_flags(word) & (LB_BACKEND_LOCAL | LB_BACKEND_VIA) || lb_may_be_from_service(p, flow->scope))
+	if (lb_backend_flags(word) & (LB_BACKEND_LOCAL | LB_BACKEND_VIA) || !lb_is_unicast(p->source, p->family) ||
+	    lb_is_node_address(p->source, p->family) || lb_address_equal(p->source, backend->address, p->family) ||
+	    lb_may_be_from_service(p, flow->scope))
 		return false;
 	lb_address_copy(q->to.destination, backend->address);
 	lb_address_copy(q->to.source, p->source);
