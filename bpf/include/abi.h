@@ -149,6 +149,7 @@ enum lb_region_flag {
 	LB_REGION_DSR = 1 << 4,        /* packet hooks, backends elsewhere: direct server return */
 	LB_REGION_NEAR = 1 << 6,       /* IPv4, no more cells than fit beside the head, no affinity, no anchors: see lb_cell_near() */
 	LB_REGION_ANCHORED = 1 << 5,   /* its cells have anchors: DSR flows need memory only where a cell says so */
+	LB_REGION_SUCCEEDS = 1 << 7,   /* the word behind its cells and members is the line of the region before it, whose anchors count for a while */
 };
 
 /* Which of a service's backend sets a region is made of; also the bits lb_backend_flag uses. */
@@ -158,7 +159,7 @@ struct lb_head {
 	__u32 serial;   /* raised each time these lines are written, stored last: for readers in user space */
 	__u32 service;  /* service id */
 	__u32 length;   /* number of cells; 0: no backends */
-	__u32 members;  /* with affinity: number of distinct backends listed, ascending, after the cells; anchored: line of the region whose anchors count, or 0 */
+	__u32 members;  /* with affinity: number of distinct backends listed, ascending, after the cells */
 	__u32 affinity; /* timeout in seconds; 0: none */
 	__u8 algorithm;
 	__u8 pool;
@@ -202,6 +203,11 @@ LB_INLINE __be16 lb_near_port(const struct lb_head *h, __u32 cell)
 }
 
 LB_INLINE __u32 lb_cell_anchor(__u64 c) { return (__u32)(c >> LB_CELL_ANCHOR_SHIFT) & LB_INDEX_MAX; }
+/* Is a flow's cell always the same? With affinity the client's entry decides, and a random choice is remembered, too. */
+LB_INLINE int lb_cells_last(__u8 algorithm, __u32 affinity)
+{
+	return (algorithm == LB_MAGLEV || algorithm == LB_SOURCE_HASH) && !affinity;
+}
 
 /* ---- backends: one index for each (service, address, port) ------------------------------------------------------- */
 

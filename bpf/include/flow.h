@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* One address type for IPv4 and IPv6, and the tuple that a choice depends on. No context is known here. */
+/* One address type for IPv4 and IPv6, and the tuple that a choice depends on. No context is known here; the controller hashes flows, too. */
 #ifndef LB_FLOW_H
 #define LB_FLOW_H
 
 #include "abi.h"
-#include "kernel.h"
+
+#include <stdbool.h>
 
 struct lb_flow {
 	__be32 address[4]; /* destination; IPv4: address[0], the rest 0. An IPv4-mapped IPv6 address is IPv4 */

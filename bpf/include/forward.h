@@ -367,7 +367,7 @@ LB_INLINE bool lb_takes_new(__u64 word)
 
 /* What an anchored cell says of a flow of which nothing is remembered. */
 struct lb_cell_choice {
-	__u32 backend;
+	__u32 backend; /* 0: to be selected, as a new flow's */
 	__u32 instead; /* when it cannot be remembered; 0: nobody may */
 	bool remembered; /* the bit: an entry counts */
 	bool store;
@@ -386,42 +386,75 @@ LB_INLINE bool lb_cell_of(const struct lb_line *line, __u32 first, const struct 
 	return true;
 }
 
-LB_INLINE enum lb_reason lb_look_at_cell(const struct lb_work *work, const struct lb_line *line, const struct lb_node *node,
-					 struct lb_cell_choice *choice)
+/* Where the flow belonged in the region before this one, whose cells do not correspond to these; 0: nowhere. */
+LB_INLINE __u32 lb_anchor_before(const struct lb_line *line, __u32 first, const struct lb_flow *f)
 {
-	const struct lb_packet *p = &work->packet;
-	__u32 current, anchor, older = line->head.members;
-	bool opening = lb_is_opening(p);
-	__u64 cell = 0, word;
+	const __u64 *word = lb_region_word(line, first, line->head.length + line->head.members);
+	const struct lb_line *before;
+	__u64 cell;
+	__u32 older;
 
-	if (!lb_cell_of(line, work->region, &work->flow, &cell))
+	if (!word)
+		return 0;
+	older = lb_read_once(*word);
+	before = bpf_map_lookup_elem(&lb_table, &older);
+	return before && lb_cell_of(before, older, f, &cell) ? lb_cell_anchor(cell) : 0;
+}
+
+/* Of flows that cannot tell whether they are new: has it been long enough since the service last changed, or last could not remember one? */
+LB_INLINE bool lb_is_quiet(const struct lb_head *head, const struct lb_node *node)
+{
+	__u32 service = head->service, now = lb_seconds();
+	__u64 *refused = bpf_map_lookup_elem(&lb_refused, &service), at = refused ? lb_read_once(*refused) : 0;
+
+	if ((__s32)(now - lb_read_once(head->changed)) <= (__s32)node->idle_udp)
+		return false;
+	return !at || (__s32)(now - (__u32)at) > (__s32)node->idle_udp;
+}
+
+/* `opening`: the packet is one that opens a flow, where that can be told. `work` has flow and region. */
+LB_INLINE enum lb_reason lb_look_at_cell(const struct lb_work *work, const struct lb_line *line, const struct lb_node *node,
+					 struct lb_cell_choice *choice, bool opening)
+{
+	__u8 protocol = work->flow.protocol, flags = lb_read_once(line->head.flags);
+	bool lasts = lb_cells_last(line->head.algorithm, line->head.affinity) && line->head.length;
+	__u32 current = 0, settled = 0, anchor;
+	__u64 cell = LB_CELL_REMEMBERED, word;
+
+	if (lasts && !lb_cell_of(line, work->region, &work->flow, &cell))
 		return LB_REASON_CORRUPT_INDEX;
 	current = lb_cell_current(cell);
-	anchor = lb_cell_anchor(cell);
-	choice->remembered = cell & LB_CELL_REMEMBERED;
-	if (older) {
-		const struct lb_line *before = bpf_map_lookup_elem(&lb_table, &older);
-
-		/* Cells of another length do not correspond: each flow's anchor is where it was, and every cell counts as changed. */
-		if (before && lb_cell_of(before, older, &work->flow, &cell))
-			anchor = lb_cell_anchor(cell);
-		choice->remembered = true;
-	}
+	settled = anchor = lb_cell_anchor(cell);
 	choice->backend = current;
-	choice->instead = current;
-	choice->store = false;
+	choice->instead = 0;
+	choice->store = !lasts;
+	choice->remembered = cell & LB_CELL_REMEMBERED || flags & LB_REGION_SUCCEEDS;
 	if (!choice->remembered)
 		return LB_REASON_FORWARDED;
+	if (flags & LB_REGION_SUCCEEDS)
+		anchor = lb_anchor_before(line, work->region, &work->flow);
 	word = lb_backend_word_of(anchor);
-	if (p->protocol == LB_IPPROTO_UDP)
-		opening = lb_seconds() - line->head.changed >= node->idle_udp;
-	if (!opening && lb_serves_existing(word, p->protocol))
+	if (protocol == LB_IPPROTO_UDP)
+		opening = lb_is_quiet(&line->head, node);
+	if (!opening && lb_serves_existing(word, protocol))
 		choice->backend = anchor;
-	choice->store = current != anchor;
-	/* Who cannot be remembered must be where the cell sends it the next time, too: to the anchor. */
-	if (choice->store)
-		choice->instead = lb_takes_new(word) ? anchor : !lb_serves_existing(word, p->protocol) ? current : 0;
+	/* Nothing need be remembered of a flow that is where all agree that it belongs. */
+	if (!lasts || current != anchor || current != settled) {
+		choice->store = true;
+		/* Who cannot be remembered must be where the cell sends it the next time, too. */
+		if (!opening && lb_serves_existing(word, protocol))
+			choice->instead = anchor;
+		else
+			choice->instead = lb_takes_new(word) ? anchor : !lb_serves_existing(word, protocol) ? current : 0;
+	}
 	return LB_REASON_FORWARDED;
+}
+
+/* Do cells decide where the flow goes? Not where every flow needs an entry for its answers, and not of what a peer has chosen the backend for. */
+LB_INLINE bool lb_is_anchored(const struct lb_work *work, const struct lb_line *line, const struct lb_node *node)
+{
+	return lb_role == LB_ROLE_EXTERNAL && line->head.flags & LB_REGION_ANCHORED && !work->forced &&
+	       lb_uses_dsr(node, &line->head, work->flow.protocol);
 }
 
 LB_INLINE void lb_note_refusal(__u32 service)
@@ -451,8 +484,8 @@ LB_INLINE bool lb_is_from_service(const struct lb_packet *p, __u8 scope)
 }
 
 /*
- * Says in lb_work() that the packet goes to this backend, with nothing remembered. 0: it is on this node, where answers must be known, or from
- * an address of ours.
+ * Says in lb_work() that the packet goes to this backend, with nothing remembered. 0: that will not do, as it is on this node, where answers must
+ * be known, or because of where it comes from.
  */
 __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 {
@@ -461,7 +494,12 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 
 	if (!work || !ctx || lb_choice_set(&choice, index) != LB_REASON_FORWARDED)
 		return 0;
-	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || lb_is_from_service(&work->packet, work->flow.scope))
+	if (lb_backend_flags(choice.word) & LB_BACKEND_LOCAL || !lb_is_unicast(work->packet.source, work->packet.family) ||
+	    lb_is_node_address(work->packet.source, work->packet.family) || lb_is_from_service(&work->packet, work->flow.scope))
+		return 0;
+	/* A backend that calls its own service sees a source it can answer; the ports of SCTP stay. */
+	if (lb_address_equal(work->packet.source, choice.backend->address, work->packet.family) ||
+	    (work->packet.protocol == LB_IPPROTO_SCTP && lb_backend_port(choice.word) != work->packet.destination_port))
 		return 0;
 	lb_address_copy(work->to.destination, choice.address);
 	lb_address_copy(work->to.source, work->packet.source);
@@ -520,10 +558,11 @@ __noinline int lb_to_backend(lb_context *ctx)
 	const struct lb_node *node = lb_node_settings();
 	struct lb_work *work = lb_work();
 	const struct lb_line *line;
-	struct lb_cell_choice cell;
+	struct lb_cell_choice cell = {};
 	struct lb_connection *c;
 	struct lb_found found;
 	enum lb_reason reason;
+	bool is_anchored;
 
 	if (!node || !work || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
@@ -535,12 +574,9 @@ __noinline int lb_to_backend(lb_context *ctx)
 	lb_key_of_client(&work->key, &work->packet);
 	work->hash = lb_flow_key_hash(&work->key);
 	work->old = LB_NOBODY;
-	cell.store = true;
-	cell.remembered = true;
-	if (line->head.flags & LB_REGION_ANCHORED && !work->forced && lb_uses_dsr(node, &line->head, work->packet.protocol)) {
-		if (!line->head.length)
-			return lb_region_empty(&line->head);
-		reason = lb_look_at_cell(work, line, node, &cell);
+	is_anchored = lb_is_anchored(work, line, node);
+	if (is_anchored) {
+		reason = lb_look_at_cell(work, line, node, &cell, lb_is_opening(&work->packet));
 		if (reason != LB_REASON_FORWARDED)
 			return reason;
 		work->wanted = cell.backend;
@@ -549,7 +585,8 @@ __noinline int lb_to_backend(lb_context *ctx)
 	}
 	if (lb_find_by_client(&work->key, work->hash, &found)) {
 		c = found.connection;
-		if (lb_may_go_on(c, &work->packet, line->head.service, node)) {
+		/* Who has been silent for too long may have gone elsewhere since, while its cell had no bit. */
+		if (lb_may_go_on(c, &work->packet, line->head.service, node) && !(is_anchored && lb_has_expired(c, node, lb_seconds()))) {
 			lb_to_backend_of(work, c);
 			if (!lb_still_owned(&found))
 				return LB_REASON_CONNECTIONS_FULL;
@@ -559,7 +596,7 @@ __noinline int lb_to_backend(lb_context *ctx)
 		work->old = found.index;
 		work->old_owned = found.owned;
 	}
-	if (work->wanted && !cell.store && lb_go_stateless(ctx, cell.backend)) {
+	if (is_anchored && !cell.store && lb_go_stateless(ctx, cell.backend)) {
 		if (work->old != LB_NOBODY)
 			lb_exchange_owner(work->old, work->old_owned, lb_owner(0, lb_owner_serial(work->old_owned), 0));
 		return LB_REASON_FORWARDED;
@@ -567,7 +604,7 @@ __noinline int lb_to_backend(lb_context *ctx)
 	reason = lb_choose_backend(ctx);
 	if (reason == LB_REASON_FORWARDED)
 		reason = lb_connect(ctx, work);
-	if (reason == LB_REASON_CONNECTIONS_FULL && work->wanted) {
+	if (reason == LB_REASON_CONNECTIONS_FULL && is_anchored && cell.store) {
 		lb_note_refusal(line->head.service);
 		if (cell.instead && lb_go_stateless(ctx, cell.instead))
 			return LB_REASON_FORWARDED;

@@ -27,4 +27,10 @@ LB_INLINE __u32 lb_hash_flow(const struct lb_flow *f)
 	return lb_mix64(x ^ lb_mix64(f->client ^ f->client_low * 0x9e3779b97f4a7c15ull ^ lb_mix64(f->socket)));
 }
 
+/* What an algorithm whose cells last hashes; with affinity maglev knows the client alone. */
+LB_INLINE __u32 lb_hash_of(__u8 algorithm, __u32 affinity, const struct lb_flow *f)
+{
+	return algorithm == LB_MAGLEV && !affinity ? lb_hash_flow(f) : lb_hash_client(f);
+}
+
 #endif

@@ -145,6 +145,45 @@ LB_INLINE void lb_error_to_backend(struct lb_work *work, const struct lb_connect
 }
 
 /*
+ * Is the packet an error about what a backend sent to a client without our having seen it? Nothing is remembered of such a flow where its cell
+ * decides. Then lb_work() says what it becomes, and 1.
+ */
+__noinline int lb_error_by_cell(lb_context *ctx)
+{
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	struct lb_cell_choice cell = {};
+	struct lb_region region = {};
+	struct lb_choice choice;
+
+	if (!node || !work || !ctx)
+		return 0;
+	lb_address_copy(work->flow.address, work->reply.far);
+	work->flow.port = work->reply.far_port;
+	work->flow.protocol = work->reply.protocol;
+	work->flow.family = work->reply.family;
+	work->flow.scope = LB_SCOPE_EXTERNAL;
+	lb_flow_set_client(&work->flow, work->reply.near);
+	work->flow.socket = work->reply.near_port;
+	work->forced = 0;
+	if (lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED || !lb_is_anchored(work, region.line, node))
+		return 0;
+	work->region = region.first;
+	if (lb_look_at_cell(work, region.line, node, &cell, false) != LB_REASON_FORWARDED ||
+	    lb_choice_set(&choice, cell.backend) != LB_REASON_FORWARDED || lb_backend_flags(choice.word) & LB_BACKEND_LOCAL)
+		return 0;
+	lb_address_copy(work->inner.source, choice.backend->address);
+	lb_address_copy(work->inner.destination, work->reply.near);
+	work->inner.source_port = lb_backend_port(choice.word);
+	work->inner.destination_port = work->reply.near_port;
+	lb_address_copy(work->to.source, work->packet.source);
+	lb_address_copy(work->to.destination, choice.backend->address);
+	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
+	work->mode = LB_MODE_DSR;
+	return 1;
+}
+
+/*
  * Is the packet an error about a connection, on its way in, or out? Then lb_work() says what it becomes, and 1. What goes to a client of a
  * local backend is translated on its way out, like the backend's packets; and so is what goes to outside from a workload that is
  * masqueraded.
@@ -164,7 +203,9 @@ __noinline int lb_error_look(lb_context *ctx, __u32 out)
 		lb_error_to_client(work, found.connection);
 	} else {
 		work->hash = lb_flow_key_hash(&work->reply);
-		if (!lb_find_by_client(&work->reply, work->hash, &found) || (found.connection->mode == LB_MODE_MASQUERADE) != !!out)
+		if (!lb_find_by_client(&work->reply, work->hash, &found))
+			return out ? 0 : lb_error_by_cell(ctx);
+		if ((found.connection->mode == LB_MODE_MASQUERADE) != !!out)
 			return 0;
 		lb_error_to_backend(work, found.connection);
 	}

@@ -88,9 +88,8 @@ LB_INLINE __u32 lb_cell_choose(const struct lb_head *head, const struct lb_flow 
 	case LB_ROUND_ROBIN:
 		return lb_cursor_turn(head, changes) % length;
 	case LB_MAGLEV:
-		return lb_hash_scale(head->affinity ? lb_hash_client(f) : lb_hash_flow(f), length);
 	case LB_SOURCE_HASH:
-		return lb_hash_scale(lb_hash_client(f), length);
+		return lb_hash_scale(lb_hash_of(head->algorithm, head->affinity, f), length);
 	default:
 		return lb_hash_scale(changes ? lb_random() : bpf_get_prandom_u32(), length);
 	}

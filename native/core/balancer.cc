@@ -95,6 +95,7 @@ Balancer::Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indice
     if (r.kind == IndexKind::backend) retire_counters(r.index, lb_backend_service(maps_.backends[r.index].word));
     if (r.kind == IndexKind::range_set) ranges_.remove(r.index);
     if (r.kind == IndexKind::service) maps_.failures[r.index] = maps_.failures[maps_.slot_count() + r.index] = 0;
+    if (r.kind == IndexKind::service && maps_.refused) maps_.refused[r.index] = 0;
   });
   indices_->on_failure([this](const Error& e) {
     Error told = e;
@@ -184,6 +185,11 @@ Result<std::unique_ptr<Balancer>> Balancer::open_locked(const OpenOptions& optio
     told.message += "; UDP sockets of removed backends may be stuck: their programs must connect again";
     self->report(told);
   });
+  auto tend_grace = GracePeriod::create();
+  if (!tend_grace) return tend_grace.error();
+  b->tend_grace_ = std::make_unique<GracePeriod>(std::move(*tend_grace));
+  b->tends_ = std::make_unique<TendThread>([self] { return self->tend(); });
+  b->tends_->wake();
   if (existing) {
     LB_TRY(b->resume_attachments());
     LB_TRY(b->drop_canary());
@@ -240,7 +246,7 @@ Status Balancer::commit_locked(CommitInput input) {
 void Balancer::settle() {
   std::shared_lock alive(life_);
   if (!indices_) return;
-  while (!indices_->idle() || (sweeps_ && sweeps_->busy())) {
+  while (!indices_->idle() || (sweeps_ && sweeps_->busy()) || (tends_ && tends_->busy())) {
     if (!indices_->failure().empty()) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
@@ -330,12 +336,15 @@ uint32_t Balancer::owner() const { return closed_ ? 0 : static_cast<uint32_t>(ma
 
 // Waits for what other threads do with this object, then lets go of everything; the object stays as an empty shell.
 Status Balancer::close(bool detach) {
+  std::unique_ptr<TendThread> tends;
   {
     // Its thread may be waiting for life_.
     std::unique_ptr<DeviceWatch> watch;
     std::lock_guard lock(watching_);
     watch = std::move(watch_);
+    tends = std::move(tends_);
   }
+  tends.reset();
   std::unique_lock alone(life_);
   if (closed_) return ok();
   if (!options_.readonly) {
@@ -352,6 +361,7 @@ Status Balancer::close(bool detach) {
     }
   }
   closed_ = true;
+  tend_grace_.reset();
   sweeps_.reset();
   indices_.reset();
   attachments_.clear();

@@ -13,6 +13,7 @@
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "attachment.h"
@@ -27,6 +28,7 @@
 #include "ranges.h"
 #include "result.h"
 #include "sockets.h"
+#include "tend_thread.h"
 #include "stop_point.h"
 
 namespace lb {
@@ -109,6 +111,9 @@ inline constexpr uint32_t kRangeSets = 65536;
 
 inline constexpr char kCanaryName[] = "\x01" "canary";  // no service of a user may begin with a control character
 
+struct AnchorSweep;
+class AnchorSweeps;
+
 class Balancer {
  public:
   static Result<std::unique_ptr<Balancer>> open(const OpenOptions& options);
@@ -154,6 +159,18 @@ class Balancer {
 
  private:
   friend class Commit;
+  // Flows that nothing is remembered of are told by cells: only direct server return has such.
+  bool keeps_anchors() const { return packets_filled_ && maps_.node->dsr & LB_DSR_ON; }
+  void tend_service(const Service& service);
+  void adopt_anchors(Service& service, std::vector<bool>& backends, std::vector<LineList::Block>& lines);
+  void remember_all_flows();
+  uint32_t move_service(Service& service, std::vector<Rested>& rested);
+  void drop_older(Region& region);
+  void let_go_lingering(Service& service, std::vector<Rested>& rested);
+  uint32_t tend();
+  void begin_sweeps(const Service& service, AnchorSweeps& sweeps);
+  uint32_t sweep_bits(AnchorSweeps& sweeps);
+  bool clear_bits(const AnchorSweep& sweep);
   Balancer(const OpenOptions& options, Maps maps, std::unique_ptr<Indices> indices);
   Status recover();
   void repair_slots();
@@ -227,6 +244,7 @@ class Balancer {
   std::atomic<bool> closed_ = false;
   std::unordered_map<std::string, std::unique_ptr<Service>> services_;
   std::unordered_map<uint32_t, Service*> by_id_;
+  std::unordered_set<uint32_t> tended_;  // ids of services that have anchors to be looked after
   std::unordered_map<Key, uint32_t, KeyHash> keys_;  // key -> slot
   Needs used_;                                       // of services_, without the canary
   PortSet reserved_ports_;                           // those that this balancer put into ip_local_reserved_ports
@@ -249,6 +267,8 @@ class Balancer {
   std::unique_ptr<SweepThread> sweeps_;
   std::mutex watching_;
   std::unique_ptr<DeviceWatch> watch_;  // its thread takes life_ and mutex_
+  std::unique_ptr<GracePeriod> tend_grace_;
+  std::unique_ptr<TendThread> tends_;  // its thread, too
   std::unique_ptr<Indices> indices_;  // last: its thread works on what is above
 };
 

@@ -3,20 +3,16 @@
 
 #include <algorithm>
 
+#include "anchors.h"
 #include "maglev.h"
 
 namespace lb {
 namespace {
 
-// Same region as the one in the table? The serial is the table's own.
-bool same_words(const lb_line* table, uint32_t first, const std::vector<__u64>& words) {
-  const __u64* current = table[first].word;
-  lb_head a, b;
-  std::memcpy(&a, current, sizeof a);
-  std::memcpy(&b, words.data(), sizeof b);
-  a.serial = b.serial = 0;
-  return std::memcmp(&a, &b, sizeof a) == 0 &&
-         std::memcmp(current + LB_HEAD_WORDS, words.data() + LB_HEAD_WORDS, (words.size() - LB_HEAD_WORDS) * 8) == 0;
+constexpr uint8_t kStays = LB_BACKEND_LOCAL | LB_BACKEND_VIA;  // of a removed backend that flows still go to
+
+uint32_t order_of(const std::vector<__u64>& words) {
+  return LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
 }
 
 __u64 near_cell(const Service& service, uint32_t index, uint32_t cell, lb_head& head) {
@@ -35,7 +31,7 @@ std::vector<uint32_t> slots_of(const Service& service) {
 
 }  // namespace
 
-void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words) {
+void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words, bool may_be_near) {
   std::vector<WeightedBackend> chosen;
   const uint32_t wanted = LB_BACKEND_POOLS << pool;
   for (const auto& b : service.backends)
@@ -57,10 +53,11 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t
   head.family = family;
   head.policy = policy;
   head.flags = service.forwarding;
+  if (lb_cells_last(service.algorithm, service.affinity)) head.flags |= LB_REGION_ANCHORED;
   if (service.drop) head.flags |= LB_REGION_DROP;
   if (service.local_pools & 1u << pool) head.flags |= LB_REGION_LOCAL_ONLY;
-  const bool near = family == LB_IPV4 && !service.affinity && service.algorithm != LB_MAGLEV && service.algorithm != LB_SOURCE_HASH &&
-                    !cells.empty() && cells.size() <= LB_NEAR_CELLS;
+  const bool near = may_be_near && family == LB_IPV4 && !service.affinity && !lb_cells_last(service.algorithm, service.affinity) && !cells.empty() &&
+                    cells.size() <= LB_NEAR_CELLS;
   words.resize(LB_HEAD_WORDS);
   for (uint32_t i = 0; i < cells.size(); i++) words.push_back(near ? near_cell(service, cells[i], i, head) : lb_cell(cells[i], cells[i]));
   if (near) head.flags |= LB_REGION_NEAR;
@@ -72,10 +69,13 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t
 }
 
 const Region* find_region(const Service& service, const Frontend& frontend) {
-  const uint32_t policy = service.policy_of(frontend);
   for (const auto& r : service.regions)
-    if (r.family == frontend.key.address.family && r.pool == frontend.pool && r.policy == policy) return &r;
+    if (r.first == frontend.region) return &r;
   return nullptr;
+}
+
+bool is_apart(const Service& service, const Frontend& frontend) {
+  return lb_cells_last(service.algorithm, service.affinity) && frontend.key.protocol == IPPROTO_UDP;
 }
 
 // Of the whole state that was asked for: what is staged, what is being staged, what is still to come, and what stays.
@@ -188,7 +188,13 @@ Status Commit::stage_removal(const std::string& name) {
     retired_.push_back({IndexKind::backend, b.index});
     needs_sweep_ = true;
   }
-  for (const auto& r : service->regions) retired_.push_back({IndexKind::region, r.first, r.order});
+  for (const auto& b : service->lingering) retired_.push_back({IndexKind::backend, b.index});
+  std::set<uint32_t> older;
+  for (const auto& r : service->regions) {
+    retired_.push_back({IndexKind::region, r.first, r.order});
+    if (r.anchors && r.anchors->older.first && older.insert(r.anchors->older.first).second)
+      retired_.push_back({IndexKind::region, r.anchors->older.first, r.anchors->older.order});
+  }
   for (const auto& set : service->range_sets) retired_.push_back({IndexKind::range_set, set.id});
   retired_.push_back({IndexKind::service, service->id});
   records_.push_back({RecordType::remove, service->id, {}});
@@ -209,6 +215,7 @@ Status Commit::stage_put(Service input) {
   LB_TRY(claim_frontends(*next, old));
   LB_TRY(stage_ranges(*next, old));
   LB_TRY(stage_regions(*next, old));
+  stage_gone(*next);
   LB_TRY(stage_slots(*next));
   if (b_.log_) records_.push_back({RecordType::put, next->id, encode_service(*next)});
   next_.push_back(std::move(next));
@@ -219,6 +226,8 @@ Status Commit::stage_put(Service input) {
 Status Commit::stage_backends(Service& next, const Service* old) {
   static const std::vector<Backend> kNone;
   const auto& before = old ? old->backends : kNone;
+  const auto& lingering = old ? old->lingering : kNone;
+  gone_.clear();
   std::vector<bool> stays(before.size(), false);
   struct EndpointHash {
     size_t operator()(const Backend* b) const { return endpoint_identity(b->address.words, b->port, b->address.family); }
@@ -250,6 +259,15 @@ Status Commit::stage_backends(Service& next, const Service* old) {
       }
       continue;
     }
+    // Removed and there again before its flows were forgotten.
+    const auto returns = std::find_if(lingering.begin(), lingering.end(), [&](const Backend& o) { return o.same_endpoint(b); });
+    if (returns != lingering.end()) {
+      b.index = returns->index;
+      b.generation = lb_backend_generation(b_.maps_.backends[b.index].word);
+      const __u64 word = b_.maps_.backends[b.index].word;
+      changed_backends_.push_back({b.index, lb_backend_word(b.port, lb_backend_generation(word), next.id, b.flags | LB_BACKEND_LIVE), nullptr});
+      continue;
+    }
     LB_TRY(take(IndexKind::backend, b.index, "backends"));
     // Raised here too: such a late program remembers the generation of the retired word.
     b.generation = (lb_backend_generation(b_.maps_.backends[b.index].word) + 1) & LB_GENERATION_MASK;
@@ -257,10 +275,47 @@ Status Commit::stage_backends(Service& next, const Service* old) {
   }
   for (size_t i = 0; i < before.size(); i++) {
     if (stays[i]) continue;
-    retired_.push_back({IndexKind::backend, before[i].index});
+    gone_.push_back(before[i]);
     needs_sweep_ = true;
   }
+  for (const auto& b : lingering)
+    if (std::none_of(next.backends.begin(), next.backends.end(), [&](const Backend& n) { return n.index == b.index; })) gone_.push_back(b);
   return ok();
+}
+
+// A removed backend that anchors name lingers: its TCP flows go on, and its index is not given to another.
+void Commit::stage_gone(Service& next) {
+  if (gone_.empty()) return;
+  Indices32 named;
+  for (const auto& r : next.regions) {
+    if (!r.anchors) continue;
+    // The newest are the last.
+    const auto staged = std::find_if(regions_.rbegin(), regions_.rend(), [&](const RegionWrite& w) { return w.first == r.first; });
+    if (staged == regions_.rend()) {
+      add_anchored(b_.maps_.table, r, named);
+      continue;
+    }
+    for (const auto& d : r.anchors->differing) named.insert(lb_cell_anchor(staged->words[LB_HEAD_WORDS + d.cell]));
+    if (r.anchors->older.first) add_anchors_at(b_.maps_.table, r.anchors->older.first, named);
+  }
+  for (auto& b : gone_) {
+    if (!named.count(b.index)) {
+      retired_.push_back({IndexKind::backend, b.index});
+      continue;
+    }
+    const __u64 word = b_.maps_.backends[b.index].word;
+    b.flags &= kStays;
+    changed_backends_.push_back({b.index, lb_backend_word(b.port, lb_backend_generation(word), next.id, b.flags | LB_BACKEND_LIVE), nullptr});
+    next.lingering.push_back(b);
+  }
+}
+
+// Those that connected UDP may stay with.
+static Indices32 serving_datagrams(const Service& service) {
+  Indices32 serving;
+  for (const auto& b : service.backends)
+    if (b.flags & LB_BACKEND_EXISTING) serving.insert(b.index);
+  return serving;
 }
 
 // Finds or makes the slot of every key; keys may come from another service that this commit changes.
@@ -322,29 +377,67 @@ Status Commit::stage_ranges(Service& next, const Service* old) {
   return ok();
 }
 
+// Frontends share a region where they share what it says, and come from one region: cells correspond to those of one other at most.
+std::vector<Commit::RegionPlan> Commit::plan_regions(Service& next, const Service* old) const {
+  std::vector<RegionPlan> plans;
+  auto region_of = [&](const Frontend& f) -> const Region* {
+    const __u64 slot = b_.maps_.slots[f.slot].word;
+    if (!old || lb_slot_kind(slot) != LB_SLOT_FINAL) return nullptr;
+    const auto it = std::find_if(old->regions.begin(), old->regions.end(), [&](const Region& r) { return r.first == lb_slot_region(slot); });
+    return it == old->regions.end() ? nullptr : &*it;
+  };
+  auto may_join = [](const Region* a, const Region* b) { return a == b || !a || !b || (!a->anchors && !b->anchors); };
+  for (auto& f : next.frontends) {
+    const Region wanted{f.key.address.family, f.pool, is_apart(next, f), 0, 0, next.policy_of(f), nullptr};
+    const Region* before = region_of(f);
+    const auto same = std::find_if(plans.begin(), plans.end(), [&](const RegionPlan& p) {
+      return p.region.family == wanted.family && p.region.pool == wanted.pool && p.region.datagrams == wanted.datagrams &&
+             p.region.policy == wanted.policy && may_join(p.before, before);
+    });
+    if (same == plans.end()) {
+      plans.push_back({wanted, before, {&f}});
+    } else {
+      if (!same->before) same->before = before;
+      same->frontends.push_back(&f);
+    }
+  }
+  return plans;
+}
+
 Status Commit::stage_regions(Service& next, const Service* old) {
   std::vector<__u64> words;
-  auto stale = old ? old->regions : std::vector<Region>{};
-  for (const auto& f : next.frontends) {
-    if (find_region(next, f)) continue;
-    const uint8_t family = f.key.address.family;
-    const uint32_t policy = next.policy_of(f);
-    auto is_ours = [&](const Region& r) { return r.family == family && r.pool == f.pool && r.policy == policy; };
+  std::set<uint32_t> used;
+  for (auto& plan : plan_regions(next, old)) {
+    Region& region = plan.region;
     words.clear();
-    build_region(next, family, f.pool, policy, words);
-    const uint32_t order = LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
-    const auto before = std::find_if(stale.begin(), stale.end(), is_ours);
-    if (before != stale.end() && before->order == order && same_words(b_.maps_.table, before->first, words)) {
-      next.regions.push_back(*before);
-      stale.erase(before);
-      continue;
+    build_region(next, region.family, region.pool, region.policy, words, !plan.before || !leaves_anchors(b_.maps_.table, *plan.before));
+    if (plan.before && !used.count(plan.before->first) && plan.before->order == order_of(words) && same_choices(b_.maps_.table, *plan.before, words)) {
+      region.first = plan.before->first;
+      region.order = plan.before->order;
+      region.anchors = plan.before->anchors;
+    } else {
+      if (plan.before && b_.keeps_anchors()) {
+        const Indices32 serving = region.datagrams ? serving_datagrams(next) : Indices32{};
+        region.anchors = succeed(words, *plan.before, b_.maps_.table, region.datagrams ? &serving : nullptr);
+      }
+      region.order = order_of(words);
+      LB_TRY(take(IndexKind::region, region.first, "cells", region.order));
+      regions_.push_back({region.first, words});
     }
-    Region region{family, f.pool, 0, order, policy};
-    LB_TRY(take(IndexKind::region, region.first, "cells", order));
+    has_anchors_ |= region.anchors != nullptr;
+    for (Frontend* f : plan.frontends) f->region = region.first;
+    used.insert(region.first);
+    if (region.anchors) used.insert(region.anchors->older.first);
     next.regions.push_back(region);
-    regions_.push_back({region.first, words});
   }
-  for (const auto& r : stale) retired_.push_back({IndexKind::region, r.first, r.order});
+  if (!old) return ok();
+  auto retire = [&](const Lines& lines) {
+    if (lines.first && used.insert(lines.first).second) retired_.push_back({IndexKind::region, lines.first, lines.order});
+  };
+  for (const auto& r : old->regions) {
+    retire({r.first, r.order});
+    if (r.anchors) retire(r.anchors->older);
+  }
   return ok();
 }
 

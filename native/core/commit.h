@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <string_view>
 #include <unordered_set>
 #include <vector>
@@ -12,9 +13,12 @@
 
 namespace lb {
 
-// The words of a region: head (serial 0), cells, and the members of a service with affinity. policy: id of a range set.
-void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words);
+// The words of a region: head (serial 0), cells, and the members of a service with affinity. policy: id of a range set. Near cells have no room for
+// what names the region before.
+void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t policy, std::vector<__u64>& words, bool may_be_near = true);
 const Region* find_region(const Service& service, const Frontend& frontend);
+// Has the frontend a region for datagrams alone? How long flows are remembered differs.
+bool is_apart(const Service& service, const Frontend& frontend);
 
 // Frontends, backends and cells (whole lines, as the table gives them out) of one service.
 void add_needs(const Service& service, Needs& total);
@@ -35,6 +39,8 @@ class Commit {
   void abandon();
   bool needs_sweep() const { return needs_sweep_; }
   bool ports_changed() const { return ports_changed_; }
+  // Services whose anchors are to be looked after.
+  bool has_anchors() const { return has_anchors_; }
 
  private:
   struct SlotChange {
@@ -50,6 +56,12 @@ class Commit {
     uint32_t first;
     std::vector<__u64> words;
   };
+  // A region that is to be there, and the one that its frontends have now.
+  struct RegionPlan {
+    Region region;
+    const Region* before;
+    std::vector<Frontend*> frontends;
+  };
   struct BackendWrite {
     uint32_t index;
     __u64 word;
@@ -60,6 +72,8 @@ class Commit {
   Status stage_backends(Service& next, const Service* old);
   Status stage_ranges(Service& next, const Service* old);
   Status stage_regions(Service& next, const Service* old);
+  std::vector<RegionPlan> plan_regions(Service& next, const Service* old) const;
+  void stage_gone(Service& next);
   Status stage_slots(Service& next);
   Status stage_removal(const std::string& name);
   Status claim_frontends(Service& next, const Service* old);
@@ -76,6 +90,7 @@ class Commit {
   void delete_keys(const std::vector<KeySlot>& keys);
   void use_ports(const std::vector<Frontend>& frontends, bool on);
   void publish();
+  void stamp();
   void believe();
 
   Balancer& b_;
@@ -88,12 +103,13 @@ class Commit {
   std::vector<RegionWrite> regions_;
   std::vector<std::pair<const Service*, const RangeSet*>> new_ranges_;
   std::vector<BackendWrite> new_backends_, changed_backends_;
+  std::vector<Backend> gone_;  // of the service that is being staged: no more in it, or lingering
   std::vector<Rested> taken_, retired_;
   std::vector<LogRecord> records_;
   Needs used_;  // by all services when this is done
   const Service* staging_ = nullptr;
   size_t staged_ = 0, first_insert_ = 0, inserted_ = 0;
-  bool needs_sweep_ = false, ports_changed_ = false;
+  bool needs_sweep_ = false, ports_changed_ = false, has_anchors_ = false;
 };
 
 }  // namespace lb

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The writing half of a commit: log, new things, PENDING words, the number, final words (DATAPATH 5). A death between any two stores leaves
 // what recovery finishes or takes back.
+#include "anchors.h"
 #include "commit.h"
 
 namespace lb {
@@ -164,6 +165,7 @@ void Commit::publish() {
     stop_point();
     retired_.push_back({IndexKind::pending, c.pending});
   }
+  stamp();
   for (const auto& w : changed_backends_) {
     store_release(&maps.backends[w.index].word, w.word);
     stop_point();
@@ -192,16 +194,34 @@ void Commit::publish() {
   }
 }
 
+// What this commit begins, begins now.
+void Commit::stamp() {
+  const uint32_t now = monotonic_seconds();
+  for (const auto& w : regions_) {
+    lb_head& head = b_.maps_.table[w.first].head;
+    if (head.flags & LB_REGION_ANCHORED) __atomic_store_n(&head.changed, now, __ATOMIC_RELAXED);
+  }
+  for (const auto& next : next_)
+    for (const auto& r : next->regions) {
+      if (!r.anchors) continue;
+      if (r.anchors->older_since == kNow) r.anchors->older_since = now;
+      for (auto& d : r.anchors->differing)
+        if (d.since == kNow) d.since = now;
+    }
+}
+
 // The kernel has it: now this object believes it.
 void Commit::believe() {
   for (const auto& k : deletes_) b_.keys_.erase(k.key);
   for (const auto& k : inserts_) b_.keys_[k.key] = k.slot;
   for (const Service* s : removed_) {
     b_.by_id_.erase(s->id);
+    b_.tended_.erase(s->id);
     b_.services_.erase(std::string(s->name));
   }
   for (auto& next : next_) {
     b_.by_id_[next->id] = next.get();
+    b_.tend_service(*next);
     auto& place = b_.services_[next->name];
     place = std::move(next);
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of connections, read from mapped memory beside the programs that write it: the owner's word, the entry, the owner's word again.
+#include "connections.h"
+
 #include <bpf/bpf.h>
 #include <time.h>
 
@@ -25,15 +26,23 @@ const char* state_of(uint8_t protocol, uint32_t life) {
   return life & LB_LIFE_OPENED ? "established" : "opening";
 }
 
-// Whose the ways of a set are. Before 5.12 there is a lock in each set, and then the kernel maps none of them into memory.
+}  // namespace
+
+uint32_t first_flow_way() { return kernel_abilities().variant == Variant::legacy ? 1 : 0; }
+
+uint32_t idle_allowed(const lb_node& node, const lb_connection& c) {
+  const auto life = static_cast<uint32_t>(c.life);
+  if (life & LB_LIFE_RESET || (life & kClosed) == kClosed) return LB_CLOSED_SECONDS;
+  return c.protocol == IPPROTO_UDP ? node.idle_udp : node.idle_tcp;
+}
+
 bool read_owners(const Maps& maps, uint32_t set, lb_owners& out) {
   if (!maps.owners) return bpf_map_lookup_elem(maps.fd("lb_owners"), &set, &out) == 0;
   for (uint32_t way = 0; way < LB_FLOW_WAYS; way++) out.way[way] = load_acquire(&maps.owners[set].way[way]);
   return true;
 }
 
-// `before`: of the way's set. False: nobody has the way, or it changes hands all the time.
-bool read_entry(const Maps& maps, uint32_t set, uint32_t way, lb_owners before, lb_connection& out) {
+bool read_connection(const Maps& maps, uint32_t set, uint32_t way, lb_owners before, lb_connection& out) {
   const lb_connection* entry = &maps.connections[static_cast<size_t>(set) * LB_FLOW_WAYS + way];
   for (int attempt = 0; attempt < kTries; attempt++) {
     const __u64 owner = before.way[way];
@@ -46,31 +55,26 @@ bool read_entry(const Maps& maps, uint32_t set, uint32_t way, lb_owners before, 
   return false;
 }
 
-}  // namespace
-
 std::vector<ConnectionRow> Balancer::connections() {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);
   std::vector<ConnectionRow> rows;
   if (closed_ || !maps_.has_packets()) return rows;
   const uint64_t now = now_ms();
-  // Before 5.12 the first word of a set is a lock.
-  const uint32_t first = kernel_abilities().variant == Variant::legacy ? 1 : 0;
+  const uint32_t first = first_flow_way();
   for (uint32_t set = 0; set < maps_.flow_sets(); set++) {
     lb_owners owners;
     if (!read_owners(maps_, set, owners)) continue;
     for (uint32_t way = first; way < LB_FLOW_WAYS; way++) {
       ConnectionRow row{};
-      if (!read_entry(maps_, set, way, owners, row.connection)) continue;
+      if (!read_connection(maps_, set, way, owners, row.connection)) continue;
       const lb_connection& c = row.connection;
       const auto life = static_cast<uint32_t>(c.life);
       const uint64_t seen = (c.life >> 32) * 1000, made = static_cast<uint64_t>(c.created) * 1000;
       row.idle_ms = now > seen ? now - seen : 0;
       row.age_ms = now > made ? now - made : 0;
-      const bool over = life & LB_LIFE_RESET || (life & kClosed) == kClosed;
-      const uint64_t allowed = over ? LB_CLOSED_SECONDS : c.protocol == IPPROTO_UDP ? maps_.node->idle_udp : maps_.node->idle_tcp;
       // What has had its time is there until somebody needs the place.
-      if (row.idle_ms > allowed * 1000) continue;
+      if (row.idle_ms > uint64_t{idle_allowed(*maps_.node, c)} * 1000) continue;
       const auto service = by_id_.find(c.service_id);
       if (service == by_id_.end()) continue;
       row.service = service->second->name;

@@ -186,6 +186,7 @@ Status Maps::ensure_packets(const std::string& directory) {
   owners = nullptr;
   connections = nullptr;
   traffic = nullptr;
+  refused = nullptr;
   return made.error();
 }
 
@@ -284,6 +285,7 @@ Status Maps::map_packets(bool readonly) {
   if (kernel_abilities().variant == Variant::current) LB_TRY(map_one("lb_owners", readonly, owners));
   LB_TRY(map_one("lb_connections", readonly, connections));
   LB_TRY(map_one("lb_traffic", readonly, traffic));
+  LB_TRY(map_one("lb_refused", readonly, refused));
   return map_one(kNode, readonly, node);
 }
 

@@ -58,6 +58,7 @@ class Maps {
   lb_owners* owners = nullptr;
   lb_connection* connections = nullptr;
   lb_traffic* traffic = nullptr;  // one for each CPU that may come
+  __u64* refused = nullptr;
 
   uint32_t slot_count() const { return capacity.frontends + room_of_keys(capacity.frontends) + 1; }
   uint32_t frontend_lines() const;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,7 @@ struct Frontend {
   uint8_t pool = 0, kind = 0;
   uint8_t ranges = 0;  // 1 + index in the service's range sets; 0: everyone
   uint32_t slot = 0;
+  uint32_t region = 0;  // its first line
 };
 
 struct Backend {
@@ -82,10 +84,33 @@ struct Backend {
   bool same_endpoint(const Backend& o) const { return port == o.port && address == o.address; }
 };
 
+// Second of CLOCK_MONOTONIC for what a commit begins: put in when it has happened.
+inline constexpr uint32_t kNow = UINT32_MAX;
+
+// Lines of the table.
+struct Lines {
+  uint32_t first = 0, order = 0;  // first 0: none
+};
+
+struct Differing {
+  uint32_t cell, since;  // seconds
+};
+
+// What is known of a region's anchors beyond its words: see anchors.h.
+struct Anchors {
+  std::vector<Differing> differing;  // cells whose current backend is not their anchor, ascending
+  Lines older;                       // the region whose anchors count
+  uint32_t older_since = 0;
+  bool remembered = false;  // a cell has its bit
+  uint64_t version = 0;     // raised with each change in place
+};
+
 struct Region {
   uint8_t family = 0, pool = 0;
+  bool datagrams = false;  // of UDP frontends alone; regions without anchors are for all
   uint32_t first = 0, order = 0;
   uint32_t policy = 0;  // id of a range set
+  std::shared_ptr<Anchors> anchors;  // null: no cell differs or has its bit, and no region before this counts
 };
 
 struct Service {
@@ -96,6 +121,7 @@ struct Service {
   uint32_t affinity = 0;
   std::vector<Frontend> frontends;
   std::vector<Backend> backends;
+  std::vector<Backend> lingering;  // removed ones that anchors name yet: flags are LOCAL and VIA
   std::vector<Region> regions;
   std::vector<RangeSet> range_sets;
   uint32_t policy_of(const Frontend& f) const { return f.ranges ? range_sets[f.ranges - 1u].id : 0; }

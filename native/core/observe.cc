@@ -74,10 +74,10 @@ Needs Balancer::have() const { return {maps_.capacity.frontends, maps_.capacity.
 void add_needs(const Service& service, Needs& total) {
   total.frontends += static_cast<uint32_t>(service.frontends.size());
   total.backends += static_cast<uint32_t>(service.backends.size());
-  std::set<std::tuple<uint8_t, uint8_t, uint8_t>> pools;
+  std::set<std::tuple<uint8_t, uint8_t, uint8_t, bool>> pools;
   std::vector<__u64> words;
   for (const auto& f : service.frontends) {
-    if (!pools.insert({f.key.address.family, f.pool, f.ranges}).second) continue;
+    if (!pools.insert({f.key.address.family, f.pool, f.ranges, is_apart(service, f)}).second) continue;
     build_region(service, f.key.address.family, f.pool, 0, words);
     total.cells += LB_LINE_WORDS << LineList::order_for(static_cast<uint32_t>((words.size() + LB_LINE_WORDS - 1) / LB_LINE_WORDS));
   }
@@ -284,16 +284,16 @@ uint64_t Balancer::connections_of(uint32_t backend) const {
   return sum;
 }
 
-// Of backends that the service no longer has: those that were counted out, and those that rest.
+// Of backends that the service no longer has: those that were counted out, and those that rest or linger.
 uint64_t Balancer::retired_of(const Service& service) const {
   std::unordered_set<uint32_t> held;
   for (const auto& b : service.backends) held.insert(b.index);
   return whole_sum([&] {
     uint64_t sum = maps_.failures[maps_.slot_count() + service.id];
-    if (!options_.readonly && indices_->idle()) return sum;
+    if (!options_.readonly && indices_->idle() && service.lingering.empty()) return sum;
     for (uint32_t i = 1; i < maps_.backend_count(); i++) {
       const __u64 word = load_acquire(&maps_.backends[i].word);
-      if (lb_backend_service(word) == service.id && !(lb_backend_flags(word) & LB_BACKEND_LIVE) && !held.count(i)) sum += connections_of(i);
+      if (lb_backend_service(word) == service.id && !held.count(i)) sum += connections_of(i);
     }
     return sum;
   });

@@ -22,6 +22,8 @@ Status Balancer::ensure_packets() {
   LB_TRY(maps_.ensure_packets(options_.pin_path));
   if (!routes_) routes_ = std::make_unique<RouteWatch>(maps_.node);
   if (packets_filled_) return ok();
+  // Nobody forwards anything yet.
+  maps_.node->dsr = packets_.dsr;
   address_users_.clear();
   for (const auto& [key, slot] : keys_) count_address(key, true);
   LB_TRY(fill_addresses());
@@ -145,16 +147,18 @@ Locals Balancer::locals_of(const Service& service) {
     return std::array<uint32_t, 6>{service.id, family, m.address[0], m.address[1], m.address[2], m.address[3]};
   };
   std::map<std::array<uint32_t, 6>, std::pair<uint32_t, uint32_t>> vias;  // how many have it, the last of them
-  for (const auto& b : service.backends) {
-    if (!(b.flags & LB_BACKEND_LOCAL)) continue;
+  auto add = [&](const Backend& b) {
+    if (!(b.flags & LB_BACKEND_LOCAL)) return;
     locals.try_emplace(key_of(b.address.family, b.address), b.index);
     uint32_t& count = locals[{service.id, static_cast<uint32_t>(b.address.family) | LB_LOCAL_NTH}];
     locals[{service.id, static_cast<uint32_t>(b.address.family) | LB_LOCAL_NTH, ++count}] = b.index;
-    if (!b.via.family) continue;
+    if (!b.via.family) return;
     auto& [users, last] = vias[key_of(b.address.family, b.via)];
     users++;
     last = b.index;
-  }
+  };
+  std::for_each(service.backends.begin(), service.backends.end(), add);
+  std::for_each(service.lingering.begin(), service.lingering.end(), add);
   for (const auto& [key, found] : vias)
     if (found.first == 1) locals.try_emplace(key, found.second);
   return locals;
@@ -198,11 +202,13 @@ Status Balancer::fill_locals() {
 Vias Balancer::vias_of(const Service& service) const {
   static_assert(sizeof(Vias::mapped_type) == sizeof(lb_via));
   Vias vias;
-  for (const auto& b : service.backends) {
-    if (!b.via.family) continue;
-    const uint32_t ref = lb_backend_ref(b.index, lb_backend_generation(maps_.backends[b.index].word));
-    const uint32_t* w = b.via.words;
-    vias[b.index] = {ref, w[0], w[1], w[2], w[3], b.via.family, ref};
+  for (const auto* list : {&service.backends, &service.lingering}) {
+    for (const auto& b : *list) {
+      if (!b.via.family) continue;
+      const uint32_t ref = lb_backend_ref(b.index, lb_backend_generation(maps_.backends[b.index].word));
+      const uint32_t* w = b.via.words;
+      vias[b.index] = {ref, w[0], w[1], w[2], w[3], b.via.family, ref};
+    }
   }
   return vias;
 }
@@ -282,6 +288,7 @@ Status Balancer::write_node() {
   store(node->idle_udp, packets_.idle_udp);
   store(node->flags, packets_.flags);
   store(node->dispatch, packets_.dispatch);
+  if (node->dsr != packets_.dsr && packets_.dsr & LB_DSR_ON) remember_all_flows();
   store(node->dsr, packets_.dsr);
   __atomic_add_fetch(&node->routes, 1, __ATOMIC_RELEASE);  // the source of outer headers may be another
   stop_point();

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The next open() of pinned maps: what a death left half done is finished or taken back, and everything is believed anew from the maps alone
 // (DATAPATH 6). Every step may itself be cut off and done again.
+#include <bpf/bpf.h>
+
 #include <algorithm>
 
+#include "anchors.h"
 #include "balancer.h"
 #include "commit.h"
 
@@ -22,18 +25,19 @@ Status Balancer::recover() {
     for (auto& [id, service] : content.services) {
       auto s = std::make_unique<Service>(std::move(service));
       ids[id] = true;
-      for (const auto& f : s->frontends) {
+      for (auto& f : s->frontends) {
         slots[f.slot] = true;
         keys_[f.key] = f.slot;
         const __u64 word = maps_.slots[f.slot].word;
-        const uint32_t first = lb_slot_region(word);
+        const uint32_t first = f.region = lb_slot_region(word);
         if (std::any_of(s->regions.begin(), s->regions.end(), [&](const Region& r) { return r.first == first; })) continue;
         const lb_head& head = maps_.table[first].head;
-        const uint32_t words = LB_HEAD_WORDS + head.length + (head.flags & LB_REGION_NEAR ? 0 : head.members);
+        const uint32_t words = LB_HEAD_WORDS + head.length + (head.flags & LB_REGION_NEAR ? 0 : head.members) + (head.flags & LB_REGION_SUCCEEDS ? 1 : 0);
         const uint32_t order = LineList::order_for((words + LB_LINE_WORDS - 1) / LB_LINE_WORDS);
-        s->regions.push_back({f.key.address.family, f.pool, first, order, s->policy_of(f)});
+        s->regions.push_back({f.key.address.family, f.pool, is_apart(*s, f), first, order, s->policy_of(f), nullptr});
         lines.push_back({first, order});
       }
+      adopt_anchors(*s, backends, lines);
       for (auto& b : s->backends) {
         backends[b.index] = true;
         b.generation = lb_backend_generation(maps_.backends[b.index].word);
@@ -83,6 +87,40 @@ Status Balancer::recover() {
   return ok();
 }
 
+// Anchors are in the regions; the backends that only they name are in the kernel's map alone.
+void Balancer::adopt_anchors(Service& service, std::vector<bool>& backends, std::vector<LineList::Block>& lines) {
+  const uint32_t now = monotonic_seconds();
+  Indices32 known;
+  for (const auto& b : service.backends) known.insert(b.index);
+  for (auto& region : service.regions) {
+    region.anchors = read_anchors(maps_.table, region.first, maps_.lines, now);
+    if (!region.anchors) continue;
+    __atomic_store_n(&maps_.table[region.first].head.changed, now, __ATOMIC_RELAXED);
+    const Lines& older = region.anchors->older;
+    if (older.first && std::none_of(lines.begin(), lines.end(), [&](const auto& l) { return l.first == older.first; })) lines.push_back({older.first, older.order});
+    Indices32 named;
+    add_anchored(maps_.table, region, named);
+    for (const uint32_t index : named) {
+      if (index >= backends.size() || !known.insert(index).second) continue;
+      const lb_backend& held = maps_.backends[index];
+      if (lb_backend_service(held.word) != service.id || !(lb_backend_flags(held.word) & LB_BACKEND_LIVE)) continue;
+      Backend b;
+      b.address.family = region.family;
+      std::memcpy(b.address.words, held.address, sizeof b.address.words);
+      b.port = lb_backend_port(held.word);
+      b.flags = static_cast<uint8_t>(lb_backend_flags(held.word) & (LB_BACKEND_LOCAL | LB_BACKEND_VIA));
+      b.index = index;
+      b.generation = lb_backend_generation(held.word);
+      lb_via via{};
+      if (maps_.has_packets() && b.flags & LB_BACKEND_VIA && !bpf_map_lookup_elem(maps_.fd("lb_vias"), &index, &via))
+        b.via = {static_cast<uint8_t>(via.family), {via.address[0], via.address[1], via.address[2], via.address[3]}};
+      backends[index] = true;
+      service.lingering.push_back(b);
+    }
+  }
+  tend_service(service);
+}
+
 // After the grace period: a program may have been at work with a set that no record names any more.
 Status Balancer::recover_ranges(std::vector<bool>& range_sets) {
   const uint32_t services = static_cast<uint32_t>(maps_.control->service_ranges);
@@ -124,8 +162,8 @@ void Balancer::repair_slots() {
 void Balancer::repair_backends() {
   std::vector<__u64> wanted(maps_.backend_count(), 0);
   for (const auto& [name, s] : services_)
-    for (const auto& b : s->backends)
-      wanted[b.index] = lb_backend_word(b.port, lb_backend_generation(maps_.backends[b.index].word), s->id, b.flags | LB_BACKEND_LIVE);
+    for (const auto* list : {&s->backends, &s->lingering})
+      for (const auto& b : *list) wanted[b.index] = lb_backend_word(b.port, lb_backend_generation(maps_.backends[b.index].word), s->id, b.flags | LB_BACKEND_LIVE);
   for (uint32_t i = 1; i < maps_.backend_count(); i++) {
     const __u64 word = maps_.backends[i].word;
     if (wanted[i] ? word == wanted[i] : !(lb_backend_flags(word) & LB_BACKEND_LIVE)) continue;

@@ -7,6 +7,7 @@
 #include <map>
 #include <unordered_set>
 
+#include "anchors.h"
 #include "balancer.h"
 #include "commit.h"
 
@@ -31,6 +32,7 @@ class Checker {
     for (const auto& f : s.frontends) frontend(s, f);
     for (const auto& r : s.regions) region(s, r);
     for (const auto& b : s.backends) backend(s, b);
+    for (const auto& b : s.lingering) backend(s, b);
   }
 
   size_t keys = 0;
@@ -54,10 +56,43 @@ class Checker {
     for (uint32_t line = r.first; line < r.first + (1u << r.order); line++)
       if (!lines_.insert(line).second) return wrong(s.name, "line " + std::to_string(line) + " of the table is in use twice");
     std::vector<__u64> words;
-    build_region(s, r.family, r.pool, r.policy, words);
-    const __u64* actual = maps_.table[r.first].word;
-    const bool head = (words[0] & 0xffffffff00000000ull) == (actual[0] & 0xffffffff00000000ull);
-    if (!head || !std::equal(words.begin() + 1, words.end(), actual + 1)) wrong(s.name, "its cells differ from what its backends give");
+    build_region(s, r.family, r.pool, r.policy, words, maps_.table[r.first].head.flags & LB_REGION_NEAR);
+    if (!same_choices(maps_.table, r, words)) return wrong(s.name, "its cells differ from what its backends give");
+    anchors(s, r);
+  }
+
+  // What a region says beyond its choices: every anchor is a backend of the service, whoever differs has its bit and is known, and so is the region before.
+  void anchors(const Service& s, const Region& r) {
+    static const Anchors kNone;
+    const Anchors& known = r.anchors ? *r.anchors : kNone;
+    const lb_head& head = maps_.table[r.first].head;
+    const __u64* cells = maps_.table[r.first].word + LB_HEAD_WORDS;
+    Indices32 indices;
+    for (const auto* list : {&s.backends, &s.lingering})
+      for (const auto& b : *list) indices.insert(b.index);
+    size_t differing = 0;
+    for (uint32_t i = 0; cells_last(head) && i < head.length; i++) {
+      const bool differs = lb_cell_current(cells[i]) != lb_cell_anchor(cells[i]), remembered = cells[i] & LB_CELL_REMEMBERED;
+      const std::string cell = "cell " + std::to_string(i);
+      if (!indices.count(lb_cell_anchor(cells[i]))) return wrong(s.name, "the anchor of " + cell + " is no backend of it");
+      if (differs && !remembered) return wrong(s.name, cell + " differs from its anchor, and flows of it are not remembered");
+      if (remembered && !known.remembered) return wrong(s.name, "the bit of " + cell + " is never swept");
+      if (!differs) continue;
+      if (differing >= known.differing.size() || known.differing[differing].cell != i) return wrong(s.name, "nobody knows since when " + cell + " differs from its anchor");
+      differing++;
+    }
+    if (differing != known.differing.size()) wrong(s.name, "fewer cells differ from their anchors than should");
+    const bool succeeds = head.flags & LB_REGION_SUCCEEDS;
+    if (succeeds != (known.older.first != 0) || (succeeds && cells[head.length + head.members] != known.older.first))
+      return wrong(s.name, "the region before it, whose anchors count, is not the one that should be");
+    if (!succeeds) return;
+    Indices32 named;
+    add_anchors_at(maps_.table, known.older.first, named);
+    for (const uint32_t index : named)
+      if (!indices.count(index)) return wrong(s.name, "an anchor of the region before it is no backend of it");
+    if (!older_.insert(known.older.first).second) return;
+    for (uint32_t line = known.older.first; line < known.older.first + (1u << known.older.order); line++)
+      if (!lines_.insert(line).second) return wrong(s.name, "line " + std::to_string(line) + " of the table is in use twice");
   }
 
   void backend(const Service& s, const Backend& b) {
@@ -71,7 +106,7 @@ class Checker {
   const Maps& maps_;
   const FrontendTable& frontends_;
   std::vector<Problem>& found_;
-  std::unordered_set<uint32_t> slots_, lines_, backends_;
+  std::unordered_set<uint32_t> slots_, lines_, backends_, older_;
 };
 
 // Has the hash exactly these elements?
