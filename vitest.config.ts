@@ -37,6 +37,7 @@ export default defineConfig({
       folder('unit', 60, false),
       folder('types', 60, false),
       folder('bpf', 60, true),
+      folder('anchors', 60, true),
       folder('packets', 60, true),
       folder('lab', 60, true),
       folder('process', 120, true),

@@ -1,7 +1,8 @@
 // Builds parts of the package in place, each only as far as it is out of date: build.mjs PART...
 //   bpf       eBPF objects and skeleton headers      build/bpf
 //   addon     the addon (and bpf)                    build/Release/ebpf_lb.node
-//   stop      the addon of the kill tests            build/Release/ebpf_lb_stop.node
+//   stop      the addon of the kill tests, and       build/Release/ebpf_lb_stop.node
+//             what drives its core in a test         build/anchor_model
 //   ts        the JavaScript package and its types   dist
 //   examples  examples/*.ts, to be run with node     build/examples
 // Called through scripts/locked.sh (the npm scripts do), so that two builds never write at once.
@@ -104,7 +105,10 @@ const buildFiles = ['package.json', 'package-lock.json', 'tsconfig.json', 'tsup.
 const parts = {
   bpf: () => cmake('bpf'),
   addon: () => cmake('all'),
-  stop: () => cmake('ebpf_lb_stop'),
+  stop: () => {
+    cmake('ebpf_lb_stop');
+    cmake('anchor_model');
+  },
   ts: () => whenChanged('ts', [...buildFiles, ...files('lib')], () => existsSync('dist/index.cjs'), buildPackage),
   examples: () =>
     whenChanged(

@@ -441,11 +441,14 @@ LB_INLINE enum lb_reason lb_look_at_cell(const struct lb_work *work, const struc
 	/* Nothing need be remembered of a flow that is where all agree that it belongs. */
 	if (!lasts || current != anchor || current != settled) {
 		choice->store = true;
-		/* Who cannot be remembered must be where the cell sends it the next time, too. */
-		if (!opening && lb_serves_existing(word, protocol))
-			choice->instead = anchor;
+		/*
+		 * Who cannot be remembered must be where the cell sends it the next time, too. The next region takes that over from this one, but
+		 * not beside what it takes over from the one before.
+		 */
+		if (lb_serves_existing(word, protocol))
+			choice->instead = !opening || lb_takes_new(word) ? anchor : 0;
 		else
-			choice->instead = lb_takes_new(word) ? anchor : !lb_serves_existing(word, protocol) ? current : 0;
+			choice->instead = flags & LB_REGION_SUCCEEDS ? 0 : current;
 	}
 	return LB_REASON_FORWARDED;
 }

@@ -38,7 +38,8 @@ void follow(std::vector<__u64>& words, const __u64* was, const std::vector<Diffe
       const bool went_on = known != differing.end() && known->cell == i && anchor == lb_cell_anchor(before);
       anchors.differing.push_back({i, went_on ? known->since : kNow});
     }
-    const bool remembered = remember || anchor != current || before & LB_CELL_REMEMBERED;
+    // Entries that led where the cell did have not kept its bit: they lead elsewhere now.
+    const bool remembered = remember || anchor != current || current != lb_cell_current(before) || before & LB_CELL_REMEMBERED;
     word = lb_cell(current, anchor) | (remembered ? LB_CELL_REMEMBERED : 0);
     anchors.remembered |= remembered;
   }
@@ -59,8 +60,10 @@ uint32_t monotonic_seconds() {
   return static_cast<uint32_t>(now.tv_sec);
 }
 
-std::shared_ptr<Anchors> succeed(std::vector<__u64>& words, const Region& before, const lb_line* table, const Indices32* serving) {
+std::shared_ptr<Anchors> succeed(std::vector<__u64>& words, const Region& before, lb_line* table, const Indices32* served,
+                                 const Indices32* serving) {
   static const Anchors kNone;
+  if (before.anchors) move_anchors(table, before, 0, true, served, 0);
   auto anchors = std::make_shared<Anchors>();
   const Anchors& was = before.anchors ? *before.anchors : kNone;
   lb_head head = head_of(words.data());

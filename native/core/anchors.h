@@ -23,10 +23,11 @@ inline lb_head head_of(const __u64* words) {
 }
 inline bool cells_last(const lb_head& head) { return lb_cells_last(head.algorithm, head.affinity); }
 
-// Gives the words of a new region, whose anchors are its current backends, the anchors and bits that follow from the region before it. A
-// word that names the region before is added behind them where cells do not correspond. Returns what is to be known of it, null where there
-// is nothing.
-std::shared_ptr<Anchors> succeed(std::vector<__u64>& words, const Region& before, const lb_line* table, const Indices32* serving);
+// Gives the words of a new region, whose anchors are its current backends, the anchors and bits that follow from the region before it. A word that
+// names the region before is added behind them where cells do not correspond. Returns what is to be known of it, null where there is nothing.
+// `served`: until now. Where an anchor does not serve, flows have been going to what is current: that is its anchor from now on.
+std::shared_ptr<Anchors> succeed(std::vector<__u64>& words, const Region& before, lb_line* table, const Indices32* served,
+                                 const Indices32* serving);
 
 // Is there something that the region after this one would have to say of it, if its cells do not last?
 bool leaves_anchors(const lb_line* table, const Region& region);

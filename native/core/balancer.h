@@ -159,6 +159,7 @@ class Balancer {
 
  private:
   friend class Commit;
+  friend struct AnchorModel;  // test/anchors
   // Flows that nothing is remembered of are told by cells: only direct server return has such.
   bool keeps_anchors() const { return packets_filled_ && maps_.node->dsr & LB_DSR_ON; }
   void tend_service(const Service& service);

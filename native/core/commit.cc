@@ -417,8 +417,9 @@ Status Commit::stage_regions(Service& next, const Service* old) {
       region.anchors = plan.before->anchors;
     } else {
       if (plan.before && b_.keeps_anchors()) {
+        const Indices32 served = plan.before->datagrams ? serving_datagrams(*old) : Indices32{};
         const Indices32 serving = region.datagrams ? serving_datagrams(next) : Indices32{};
-        region.anchors = succeed(words, *plan.before, b_.maps_.table, region.datagrams ? &serving : nullptr);
+        region.anchors = succeed(words, *plan.before, b_.maps_.table, plan.before->datagrams ? &served : nullptr, region.datagrams ? &serving : nullptr);
       }
       region.order = order_of(words);
       LB_TRY(take(IndexKind::region, region.first, "cells", region.order));
