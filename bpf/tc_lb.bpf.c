@@ -58,6 +58,7 @@ LB_INLINE int lb_send_to_backend(struct __sk_buff *skb, struct lb_work *work)
 		return lb_translate_in(skb, work);
 	if (work->mode != LB_MODE_DSR)
 		return lb_translate_out(skb, work);
+	work->hash &= ~LB_OUTER_MARK;
 	reason = lb_dsr_way(skb);
 	if (reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER)
 		return lb_refuse(skb, reason, 0, lb_way_mtu(work, work->dispatch == LB_DISPATCH_L2 ? 0 : work->outer.length));
@@ -76,6 +77,8 @@ LB_INLINE int lb_unwrap(struct __sk_buff *skb, struct lb_work *work, enum lb_rea
 		return LB_UNTOUCHED;
 	if (reason != LB_REASON_FORWARDED)
 		return lb_throw_away(reason, 0);
+	if (work->other && lb_send_on(skb) == LB_REASON_FORWARDED)
+		return lb_send_out(skb, &work->way);
 	reason = work->translated ? lb_dsr_learn(skb) : lb_to_backend(skb);
 	if (reason != LB_REASON_FORWARDED)
 		return lb_throw_away(reason, work->service);

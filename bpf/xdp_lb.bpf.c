@@ -38,7 +38,10 @@ __noinline int lb_send_dsr(struct xdp_md *xdp)
 {
 	struct lb_work *work = lb_work();
 
-	if (!work || !xdp || lb_dsr_way(xdp) != LB_REASON_FORWARDED)
+	if (!work || !xdp)
+		return XDP_PASS;
+	work->hash &= ~LB_OUTER_MARK;
+	if (lb_dsr_way(xdp) != LB_REASON_FORWARDED)
 		return lb_let_pass(LB_REASON_HANDED_OVER);
 	if (!lb_dsr_wrap(xdp))
 		return lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
@@ -83,6 +86,8 @@ __noinline int lb_xdp_slowly(struct xdp_md *xdp)
 	readable = lb_read_packet(xdp) && lb_has_ports(work->packet.protocol);
 	if (!readable || lb_may_be_peers(&work->packet)) {
 		if (lb_dsr_look(xdp, work) == LB_REASON_FORWARDED) {
+			if (work->other)
+				return lb_let_pass(LB_REASON_HANDED_OVER);
 			reason = work->translated ? lb_dsr_learn(xdp) : lb_to_backend(xdp);
 			if (reason != LB_REASON_FORWARDED || work->mode != LB_MODE_LOCAL)
 				return lb_let_pass(LB_REASON_HANDED_OVER);

@@ -162,6 +162,37 @@ __noinline __u32 lb_local_by_connection(lb_context *ctx)
 	return lb_still_owned(&found) ? lb_ref_index(ref) : 0;
 }
 
+/*
+ * Where a connection belongs of which this node, where a peer believes it, knows nothing: to the other backend of its cell. Balancers do not share
+ * what they remember, so one may know only the anchor of a flow that another has sent to the current backend. 0: there is none elsewhere.
+ */
+__noinline __u32 lb_other_by_cell(lb_context *ctx)
+{
+	struct lb_work *work = lb_work();
+	__u32 current = 0, anchor = 0, other;
+	const struct lb_line *line;
+	struct lb_found found;
+	__u64 cell = 0;
+
+	if (!work || !ctx || work->marked || work->packet.protocol != LB_IPPROTO_TCP || lb_is_opening(&work->packet))
+		return 0;
+	line = bpf_map_lookup_elem(&lb_table, &work->region);
+	if (!line)
+		return 0;
+	if (lb_cells_last(line->head.algorithm, line->head.affinity) && lb_cell_of(line, work->region, &work->flow, &cell)) {
+		current = lb_cell_current(cell);
+		anchor = lb_cell_anchor(cell);
+	}
+	if (lb_read_once(line->head.flags) & LB_REGION_SUCCEEDS)
+		anchor = lb_anchor_before(line, work->region, &work->flow);
+	other = current != work->forced ? current : anchor;
+	if (!other || other == work->forced || lb_backend_flags(lb_backend_word_of(other)) & LB_BACKEND_LOCAL)
+		return 0;
+	lb_key_of_client(&work->key, &work->packet);
+	work->hash = lb_flow_key_hash(&work->key);
+	return lb_find_by_client(&work->key, work->hash, &found) ? 0 : other;
+}
+
 /* Finds the backend of this node that a peer's packet is for, whose service lb_work() has. */
 LB_INLINE enum lb_reason lb_find_local(lb_context *ctx, struct lb_work *work)
 {
@@ -173,7 +204,9 @@ LB_INLINE enum lb_reason lb_find_local(lb_context *ctx, struct lb_work *work)
 		if (!work->forced)
 			work->forced = lb_local_by_hash(ctx, service);
 	}
-	if (!work->forced)
+	if (work->forced)
+		work->other = lb_other_by_cell(ctx);
+	else
 		work->forced = lb_local_by_connection(ctx);
 	return work->forced ? LB_REASON_FORWARDED : LB_REASON_NO_LOCAL_BACKEND;
 }
@@ -202,12 +235,29 @@ LB_INLINE bool lb_read_inside(lb_context *ctx, struct lb_work *work, __u32 lengt
 	       lb_parse_ports(ctx, p);
 }
 
+/*
+ * A bit of the hash that outer headers bear, in the identification of IPv4 and the flow label of IPv6: set by a backend's node that sends a packet
+ * on to another, so that this happens once.
+ */
+#define LB_OUTER_MARK 0x8000ull
+
+LB_INLINE bool lb_is_marked(lb_context *ctx, const struct lb_packet *p)
+{
+	__be16 id = 0;
+	__be32 first = 0;
+
+	if (p->family == LB_IPV4)
+		return lb_load(ctx, p->l3 + 4, &id, sizeof(id)) && id & LB_OUTER_MARK;
+	return lb_load(ctx, p->l3, &first, sizeof(first)) && bpf_ntohl(first) & LB_OUTER_MARK;
+}
+
 /* IP in IP: whose it is, lb_dsr_whose() finds out. */
 LB_INLINE enum lb_reason lb_look_ipip(lb_context *ctx, struct lb_work *work)
 {
 	struct lb_packet *p = &work->packet;
 	__be16 type = p->protocol == LB_IPPROTO_IPIP ? bpf_htons(LB_ETH_IPV4) : bpf_htons(LB_ETH_IPV6);
 
+	work->marked = lb_is_marked(ctx, p);
 	if (!lb_read_inside(ctx, work, p->l4 - p->l3, type))
 		return LB_REASON_NOT_BALANCED;
 	lb_flow_of_packet(&work->flow, p);
@@ -415,6 +465,39 @@ __noinline int lb_dsr_unwrap(lb_context *ctx)
 	work->packet.l3 -= length;
 	work->packet.l4 -= length;
 	return 1;
+}
+
+/*
+ * Sends the packet of a peer on to the other backend of its cell, in the outer header that it has. Else it is as it was, and
+ * LB_REASON_NOT_BALANCED: then it is for the backend of this node.
+ */
+__noinline int lb_send_on(lb_context *ctx)
+{
+	const struct lb_node *node = lb_node_settings();
+	struct lb_work *work = lb_work();
+	struct lb_choice choice;
+	struct lb_outer came;
+	enum lb_reason reason;
+
+	if (!work || !node || !ctx || work->packet.hops <= 1 || lb_choice_set(&choice, work->other) != LB_REASON_FORWARDED)
+		return LB_REASON_NOT_BALANCED;
+	came = work->outer;
+	lb_address_copy(work->to.destination, choice.backend->address);
+	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
+	work->dispatch = LB_DISPATCH_IPIP;
+	work->hash |= LB_OUTER_MARK;
+	reason = lb_outer_choose(work, node);
+	if (reason == LB_REASON_FORWARDED) {
+		lb_outer_way(ctx, work);
+		reason = lb_way_reason(&work->way);
+	}
+	if ((reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER) || work->outer.family != came.family ||
+	    work->outer.length != came.length || !lb_hop(ctx, &work->packet) || !lb_write_outer(ctx, work)) {
+		work->outer = came;
+		return LB_REASON_NOT_BALANCED;
+	}
+	lb_count_packet(&work->packet);
+	return LB_REASON_FORWARDED;
 }
 
 /* ---- answers of a backend whose packets come wrapped ---------------------------------------------------------------------------- */

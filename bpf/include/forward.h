@@ -69,6 +69,7 @@ __noinline int lb_read_packet(lb_context *ctx)
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	work->forced = 0;
 	work->wanted = 0;
+	work->other = 0;
 	work->overhead = 0;
 	work->translated = 0;
 	return lb_parse(ctx, &work->packet);

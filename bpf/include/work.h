@@ -65,10 +65,12 @@ struct lb_work {
 	__u8 overhead; /* bytes that a peer has wrapped the packet in */
 	__u8 dispatch;   /* enum lb_dispatch of this packet */
 	__u8 translated; /* a peer has translated it to the backend already */
+	__u8 marked;     /* a backend's node has sent it on */
 	__u8 via_family; /* of `via`; 0: the connection has none */
 	__be32 via[4];   /* outer destination that the connection was made with */
 	__u32 forced; /* the backend that a peer has chosen; 0: none */
 	__u32 wanted; /* the backend that an anchored cell says; 0: to be selected */
+	__u32 other;  /* backend elsewhere that a peer's packet goes on to; 0: none */
 	__u32 old;      /* entry that it replaces; LB_NOBODY: none */
 	__u64 old_owned;
 	__u32 made; /* index */

@@ -231,11 +231,16 @@ Status Balancer::commit(CommitInput input) {
 }
 
 Status Balancer::commit_locked(CommitInput input) {
+  // What is kept for old flows alone makes room for what is asked for now.
+  std::optional<CommitInput> again;
+  if (!tended_.empty()) again = input;
   Commit commit(*this);
   Status staged = commit.stage(input);
+  const bool full = !staged && staged.error().code == "ERR_CAPACITY";
   if (staged) staged = commit.write();
   if (!staged) {
     commit.abandon();
+    if (full && again && fits_in_all(*again) && let_go_of_old()) return commit_locked(std::move(*again));
     return staged;
   }
   if (commit.needs_sweep()) sweeps_->request();

@@ -169,6 +169,10 @@ class Balancer {
   void drop_older(Region& region);
   void let_go_lingering(Service& service, std::vector<Rested>& rested);
   uint32_t tend();
+  bool keeps_old() const;
+  bool let_go_of_old();
+  Needs needs_of(const CommitInput& input) const;
+  bool fits_in_all(const CommitInput& input) const;
   void begin_sweeps(const Service& service, AnchorSweeps& sweeps);
   uint32_t sweep_bits(AnchorSweeps& sweeps);
   bool clear_bits(const AnchorSweep& sweep);

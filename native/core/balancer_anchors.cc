@@ -170,6 +170,37 @@ void Balancer::let_go_lingering(Service& service, std::vector<Rested>& rested) {
     if (!kept.count(index)) bpf_map_delete_elem(maps_.fd("lb_vias"), &index);
 }
 
+// Is anything kept for old flows alone?
+bool Balancer::keeps_old() const {
+  return std::any_of(tended_.begin(), tended_.end(), [&](uint32_t id) {
+    const Service& s = *by_id_.at(id);
+    return !s.lingering.empty() || std::any_of(s.regions.begin(), s.regions.end(), [](const Region& r) { return r.anchors && r.anchors->older.first; });
+  });
+}
+
+// There is no room for anything else: flows that nothing is remembered of, and whose backend is removed or whose table is another, are given up.
+bool Balancer::let_go_of_old() {
+  if (!keeps_old()) return false;
+  std::vector<Rested> rested;
+  for (const uint32_t id : tended_) {
+    Service& service = *by_id_.at(id);
+    Indices32 there;
+    std::set<uint32_t> dropped;
+    for (const auto& b : service.backends) there.insert(b.index);
+    for (auto& region : service.regions) {
+      if (!region.anchors) continue;
+      move_anchors(maps_.table, region, 0, true, &there, 0);
+      const Lines older = region.anchors->older;
+      if (!older.first) continue;
+      drop_older(region);
+      if (dropped.insert(older.first).second) rested.push_back({IndexKind::region, older.first, older.order});
+    }
+    let_go_lingering(service, rested);
+  }
+  indices_->rest(std::move(rested));
+  return true;
+}
+
 // What is due of all services; called by the thread. Returns in how many seconds more will be.
 uint32_t Balancer::tend() {
   std::shared_lock alive(life_);

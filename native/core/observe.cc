@@ -101,15 +101,25 @@ bool Balancer::fits(CommitInput input) {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);
   if (closed_) return false;
+  const CommitInput needed = input;
   Commit commit(*this);
   const Status staged = commit.stage(input);
   commit.abandon();
-  return staged || staged.error().code != "ERR_CAPACITY";
+  return staged || staged.error().code != "ERR_CAPACITY" || (keeps_old() && fits_in_all(needed));
 }
 
 Needs Balancer::needs(const CommitInput& input) {
   std::shared_lock alive(life_);
   std::lock_guard lock(mutex_);
+  return needs_of(input);
+}
+
+bool Balancer::fits_in_all(const CommitInput& input) const {
+  const Needs total = needs_of(input), all = have();
+  return total.frontends <= all.frontends && total.backends <= all.backends && total.cells <= all.cells;
+}
+
+Needs Balancer::needs_of(const CommitInput& input) const {
   Needs total;
   std::set<std::string_view> changed(input.remove.begin(), input.remove.end());
   for (const auto& s : input.put) {

@@ -43,7 +43,9 @@ describe.each(['tc', 'XDP native', 'XDP generic'] as const)('[2.6] %s', (hook) =
   };
 
   async function start(forwarding: 'dsr' | 'snat'): Promise<void> {
-    const peers = balancers.flatMap((name) => lab.node(name).addresses.map((address) => `${address}/${address.includes(':') ? 128 : 32}`));
+    const peers = [...balancers, ...machines].flatMap((name) =>
+      lab.node(name).addresses.map((address) => `${address}/${address.includes(':') ? 128 : 32}`),
+    );
     for (const name of [...balancers, ...machines]) {
       const lb = await balance(lab, name, hook);
       running.set(name, lb);
@@ -130,6 +132,24 @@ describe.each(['tc', 'XDP native', 'XDP generic'] as const)('[2.6] %s', (hook) =
         setBackends(generations[turn % generations.length] ?? all, 'dsr');
         await lab.routeServices(groups[turn % groups.length] ?? balancers);
       });
+      await Promise.all(sockets.map((socket) => socket.close()));
+    });
+
+    test('DSR: connections of cells that have just changed go on when their balancer leaves, which alone remembers them', async () => {
+      await start('dsr');
+      await lab.routeServices(['lb1']);
+      const before = await connect(family, 30);
+      setBackends(all.slice(3, 12), 'dsr');
+      const sockets = [...before, ...(await connect(family, 60))];
+      const servers: string[] = [];
+      const told = async (socket: TrafficSocket) => {
+        const { error, server, backend } = await socket.who();
+        return error ?? `${server} ${backend.port}`;
+      };
+      for (const socket of sockets) servers.push(await told(socket));
+      expect([...(running.get('lb1')?.connections() ?? [])].length, 'flows that lb1 remembers').toBeGreaterThan(3);
+      await lab.routeServices(['lb2']);
+      for (const [i, socket] of sockets.entries()) expect(await told(socket), `connection ${i}`).toBe(servers[i]);
       await Promise.all(sockets.map((socket) => socket.close()));
     });
 
