@@ -170,6 +170,12 @@ LB_INLINE bool lb_hop(lb_context *ctx, const struct lb_packet *p)
 }
 #endif
 
+/*
+ * A bit of the hash that outer headers bear, in the identification of IPv4 and the flow label of IPv6: set by a backend's node that sends a packet
+ * on to another, so that this happens once.
+ */
+#define LB_OUTER_MARK 0x8000ull
+
 /* Outer header in words. IPv4: struct lb_ipv4. */
 LB_INLINE void lb_fill_outer4(__be32 *word, const struct lb_packet *p, const struct lb_outer *outer, __u32 id)
 {

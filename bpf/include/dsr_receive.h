@@ -235,12 +235,6 @@ LB_INLINE bool lb_read_inside(lb_context *ctx, struct lb_work *work, __u32 lengt
 	       lb_parse_ports(ctx, p);
 }
 
-/*
- * A bit of the hash that outer headers bear, in the identification of IPv4 and the flow label of IPv6: set by a backend's node that sends a packet
- * on to another, so that this happens once.
- */
-#define LB_OUTER_MARK 0x8000ull
-
 LB_INLINE bool lb_is_marked(lb_context *ctx, const struct lb_packet *p)
 {
 	__be16 id = 0;
@@ -482,17 +476,17 @@ __noinline int lb_send_on(lb_context *ctx)
 	if (!work || !node || !ctx || work->packet.hops <= 1 || lb_choice_set(&choice, work->other) != LB_REASON_FORWARDED)
 		return LB_REASON_NOT_BALANCED;
 	came = work->outer;
-	lb_address_copy(work->to.destination, choice.backend->address);
+	lb_address_copy(work->to.destination, choice.address);
 	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
 	work->dispatch = LB_DISPATCH_IPIP;
 	work->hash |= LB_OUTER_MARK;
-	reason = lb_outer_choose(work, node);
+	reason = lb_outer_choose(ctx, work, node);
 	if (reason == LB_REASON_FORWARDED) {
 		lb_outer_way(ctx, work);
 		reason = lb_way_reason(&work->way);
 	}
 	if ((reason != LB_REASON_FORWARDED && reason != LB_REASON_HANDED_OVER) || work->outer.family != came.family ||
-	    work->outer.length != came.length || !lb_hop(ctx, &work->packet) || !lb_write_outer(ctx, work)) {
+	    work->outer.length != came.length || !lb_hop(ctx, &work->packet) || !lb_write_outer(ctx, &work->packet, &work->outer, work->hash)) {
 		work->outer = came;
 		return LB_REASON_NOT_BALANCED;
 	}

@@ -502,7 +502,7 @@ __noinline int lb_go_stateless(lb_context *ctx, __u32 index)
 	    lb_is_node_address(work->packet.source, work->packet.family) || lb_is_from_service(&work->packet, work->flow.scope))
 		return 0;
 	/* A backend that calls its own service sees a source it can answer; the ports of SCTP stay. */
-	if (lb_address_equal(work->packet.source, choice.backend->address, work->packet.family) ||
+	if (lb_address_equal(work->packet.source, choice.address, work->packet.family) ||
 	    (work->packet.protocol == LB_IPPROTO_SCTP && lb_backend_port(choice.word) != work->packet.destination_port))
 		return 0;
 	lb_address_copy(work->to.destination, choice.address);

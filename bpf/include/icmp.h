@@ -172,12 +172,12 @@ __noinline int lb_error_by_cell(lb_context *ctx)
 	if (lb_look_at_cell(work, region.line, node, &cell, false) != LB_REASON_FORWARDED ||
 	    lb_choice_set(&choice, cell.backend) != LB_REASON_FORWARDED || lb_backend_flags(choice.word) & LB_BACKEND_LOCAL)
 		return 0;
-	lb_address_copy(work->inner.source, choice.backend->address);
+	lb_address_copy(work->inner.source, choice.address);
 	lb_address_copy(work->inner.destination, work->reply.near);
 	work->inner.source_port = lb_backend_port(choice.word);
 	work->inner.destination_port = work->reply.near_port;
 	lb_address_copy(work->to.source, work->packet.source);
-	lb_address_copy(work->to.destination, choice.backend->address);
+	lb_address_copy(work->to.destination, choice.address);
 	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
 	work->mode = LB_MODE_DSR;
 	return 1;

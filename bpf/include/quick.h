@@ -83,7 +83,7 @@ LB_INLINE bool lb_quick_cell(const struct lb_packet *p, const struct lb_flow *fl
 	__u64 cell, word;
 	__u32 index;
 
-	if (!head->length || head->members || lb_is_opening(p) || !lb_cell_of(region->line, region->first, flow, &cell) ||
+	if (!head->length || head->flags & LB_REGION_SUCCEEDS || lb_is_opening(p) || !lb_cell_of(region->line, region->first, flow, &cell) ||
 	    cell & LB_CELL_REMEMBERED)
 		return false;
 	index = lb_cell_current(cell);
@@ -101,7 +101,7 @@ LB_INLINE bool lb_quick_cell(const struct lb_packet *p, const struct lb_flow *fl
 	q->to.source_port = p->source_port;
 	q->mode = LB_MODE_DSR;
 	q->place = index;
-	q->id = flow->client ^ flow->client_low ^ flow->socket;
+	q->id = (flow->client ^ flow->client_low ^ flow->socket) & ~LB_OUTER_MARK;
 	return true;
 }
 
@@ -124,7 +124,7 @@ LB_INLINE bool lb_quick_forth(const struct lb_packet *p, const struct lb_head *h
 	q->to.source_port = found.connection->source_port;
 	q->mode = found.connection->mode;
 	q->place = lb_ref_index(found.connection->backend_ref);
-	q->id = hash;
+	q->id = hash & ~LB_OUTER_MARK;
 	q->flags = lb_life_of_client(found.connection, p);
 	return lb_still_owned(&found);
 }
