@@ -97,7 +97,7 @@ class Checker {
 
   void backend(const Service& s, const Backend& b) {
     const lb_backend& actual = maps_.backends[b.index];
-    const __u64 wanted = lb_backend_word(b.port, lb_backend_generation(actual.word), s.id, b.flags | LB_BACKEND_LIVE);
+    const __u64 wanted = lb_backend_word(b.port, b.generation, s.id, b.flags | LB_BACKEND_LIVE);
     if (!backends_.insert(b.index).second) wrong(s.name, "backend index " + std::to_string(b.index) + " is in use twice");
     if (actual.word != wanted || std::memcmp(actual.address, b.address.words, sizeof actual.address))
       wrong(s.name, "backend " + b.address.text() + " port " + std::to_string(ntohs(b.port)) + " is not what the kernel's map says");

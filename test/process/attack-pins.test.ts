@@ -268,6 +268,23 @@ test('a table of frontends that is full takes back the whole change, and the nex
   await next.close({ detach: true });
 });
 
+test('verify() tells of a backend whose generation is not that of the cells which have it', async () => {
+  let lb = await LoadBalancer.open({ pinPath });
+  lb.addService({ name: 'a', address: '10.96.0.1', port: 80, backends: [backend(1)] });
+  lb.setBackends('a', [backend(2)]);
+  await lb.close();
+  lb = await LoadBalancer.open({ pinPath });
+  expect((await lb.verify()).problems).toEqual([]);
+  const rows = JSON.parse(await run(`bpftool -j map dump pinned ${pinPath}/backends`)) as { value: string[] }[];
+  const index = rows.findIndex(({ value }) => Number(value[6]) & 1);
+  const bytes = rows[index]!.value.map((byte, i) => (i === 2 ? Number(byte) ^ 1 : Number(byte)));
+  await run(`bpftool map update pinned ${pinPath}/backends key ${index} 0 0 0 value ${bytes.join(' ')}`);
+  expect((await lb.verify()).problems).toMatchObject([
+    { message: expect.stringMatching(/^backend 10\..* is not what the kernel's map says/) },
+  ]);
+  await lb.close({ detach: true });
+});
+
 test.each([
   ['second byte', (n: number) => `10.${n}.0.1`],
   ['fifth group of IPv6', (n: number) => `fd00:0:0:0:${n.toString(16)}::1`],
