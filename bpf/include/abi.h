@@ -84,7 +84,7 @@ LB_STATIC_ASSERT(sizeof(struct lb_frontends) == 64);
 
 #define LB_SIGN_MORE (1ull << 63)
 LB_INLINE __u32 lb_hash_line(__u64 hash) { return (__u32)(hash >> 32); } /* and the number of lines less 1 */
-LB_INLINE __u64 lb_hash_sign(__u64 hash) { return 1ull << (hash >> 58); } /* that of one in 64 says "more", too */
+LB_INLINE __u64 lb_hash_sign(__u64 hash) { return 1ull << ((hash >> 58) * 63 >> 6); }
 #define LB_WAY_TAKEN (1u << LB_INDEX_BITS) /* lowest bit of each tag */
 LB_INLINE __u32 lb_hash_way(__u64 hash) { return (__u32)(hash >> 52) << LB_INDEX_BITS | LB_WAY_TAKEN; } /* the way of slot 0 */
 LB_INLINE __u32 lb_way_slot(__u32 way) { return way & LB_INDEX_MAX; }

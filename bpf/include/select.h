@@ -273,7 +273,7 @@ LB_INLINE enum lb_reason lb_select_for_socket(const struct lb_region *region, co
 	choice->word = lb_backend_word(lb_near_port(head, choice->cell), lb_near_generation(*cell), head->service, 0);
 	choice->ipv4 = *cell >> 32;
 	choice->address = (const __be32 *)region->line->word;
-	return LB_REASON_FORWARDED;
+	return choice->index ? LB_REASON_FORWARDED : LB_REASON_CORRUPT_INDEX;
 }
 
 #endif

@@ -41,7 +41,7 @@ bool FrontendTable::find(uint64_t hash, uint32_t slot, uint32_t& distance, uint3
 void FrontendTable::write_signs(uint32_t line) {
   __u64 signs = passed_[line] ? LB_SIGN_MORE : 0;
   for (const uint32_t way : maps_.frontends[line].way)
-    if (way) signs |= lb_hash_sign(key_of(lb_way_slot(way)).hash(seed()));
+    if (lb_way_slot(way) && lb_way_slot(way) < maps_.slot_count()) signs |= lb_hash_sign(key_of(lb_way_slot(way)).hash(seed()));
   if (maps_.frontends[line].signs != signs) store_release(&maps_.frontends[line].signs, signs);
 }
 
