@@ -110,8 +110,8 @@ bool same_choices(const lb_line* table, const Region& region, const std::vector<
   lb_head a = head_of(table[region.first].word), b = head_of(words.data());
   const bool lasts = cells_last(b);
   a.serial = b.serial = 0;
-  // Of regions without anchors it may be something else.
-  if ((a.flags | b.flags) & LB_REGION_ANCHORED) a.changed = b.changed = 0;
+  // Where cells are near it is something else.
+  if (!((a.flags | b.flags) & LB_REGION_NEAR)) a.changed = b.changed = 0;
   a.flags &= static_cast<uint8_t>(~(LB_REGION_SUCCEEDS | (lasts ? 0 : LB_REGION_ANCHORED)));
   if (std::memcmp(&a, &b, sizeof a)) return false;
   const __u64* cells = table[region.first].word + LB_HEAD_WORDS;
