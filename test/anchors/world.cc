@@ -39,7 +39,9 @@ struct AnchorModel {
     }
     for (auto& [name, service] : b.services_) {
       for (auto& region : service->regions) {
-        maps.table[region.first].head.changed -= seconds;
+        // Where cells are near it is something else.
+        lb_head& head = maps.table[region.first].head;
+        if (head.flags & LB_REGION_ANCHORED) head.changed -= seconds;
         if (!region.anchors) continue;
         region.anchors->older_since -= seconds;
         for (auto& d : region.anchors->differing) d.since -= seconds;
