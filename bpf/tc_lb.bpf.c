@@ -125,10 +125,37 @@ LB_INLINE bool lb_is_for_nobody(struct lb_work *work)
 	return lb_outside_services(&work->flow) == LB_REASON_NO_SUCH_SERVICE;
 }
 
+/* An echo request of a workload leaves with the node's address and another identifier, by which the reply finds back. */
+LB_INLINE int lb_echo_out(struct __sk_buff *skb, struct lb_work *work)
+{
+	enum lb_reason reason;
+
+	if (lb_role != LB_ROLE_EXTERNAL || !lb_is_echo(&work->packet) || !lb_read_echo(skb, &work->packet, false))
+		return TC_ACT_UNSPEC;
+	reason = lb_masquerade(skb);
+	if (reason == LB_REASON_NOT_BALANCED)
+		return TC_ACT_UNSPEC;
+	if (reason != LB_REASON_FORWARDED || !lb_rewrite_echo(skb, work, false))
+		return lb_throw_away(reason != LB_REASON_FORWARDED ? reason : LB_REASON_CORRUPT_INDEX, 0);
+	return LB_REWRITTEN;
+}
+
+/* Is it the reply to a workload's echo request? Then it is its now. */
+LB_INLINE bool lb_is_workloads_echo(struct __sk_buff *skb, struct lb_work *work)
+{
+	const struct lb_packet *p = &work->packet;
+
+	return lb_role == LB_ROLE_EXTERNAL && lb_is_echo_reply(p) && lb_is_node_address(p->destination, p->family) &&
+	       lb_read_echo(skb, &work->packet, true) && lb_to_client(skb) == LB_BACKENDS && work->mode == LB_MODE_MASQUERADE;
+}
+
 LB_INLINE int lb_icmp_in(struct __sk_buff *skb, struct lb_work *work)
 {
-	enum lb_reason reason = lb_echo(skb);
+	enum lb_reason reason;
 
+	if (lb_is_workloads_echo(skb, work))
+		return lb_rewrite_echo(skb, work, true) ? LB_REWRITTEN : lb_throw_away(LB_REASON_CORRUPT_INDEX, 0);
+	reason = lb_echo(skb);
 	if (reason == LB_REASON_ECHO_ANSWERED) {
 		lb_count_verdict(LB_THIS_HOOK, reason);
 		return bpf_redirect(skb->ifindex, 0);
@@ -157,6 +184,7 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	struct lb_region region;
 	enum lb_reason reason;
 	bool readable;
+	int whose;
 
 	if (!work)
 		return TC_ACT_UNSPEC;
@@ -173,7 +201,10 @@ int lb_tc_ingress(struct __sk_buff *skb)
 	}
 	if (work->packet.part == LB_LATER_FRAGMENT && !lb_fragment_find(skb))
 		return lb_fragment_in(skb, work);
-	if (lb_is_for_snat(&work->packet) && lb_to_client(skb)) {
+	whose = lb_is_for_snat(&work->packet) ? lb_to_client(skb) : LB_NOBODYS;
+	if (whose == LB_REMOVED_BACKENDS)
+		return lb_refuse(skb, LB_REASON_BACKEND_REMOVED, 0, 0);
+	if (whose == LB_BACKENDS) {
 		lb_fragment_note(skb, work);
 		return work->mode == LB_MODE_MASQUERADE ? lb_translate_in(skb, work) : lb_translate_out(skb, work);
 	}
@@ -203,16 +234,21 @@ int lb_tc_egress(struct __sk_buff *skb)
 {
 	struct lb_work *work = lb_work();
 	enum lb_reason reason;
+	int whose;
 
 	if (!work)
 		return TC_ACT_UNSPEC;
 	if (!lb_read_packet(skb))
 		return TC_ACT_UNSPEC;
 	if (lb_is_icmp(&work->packet))
-		return lb_error_look(skb, 1) ? lb_send_error(skb, work) : TC_ACT_UNSPEC;
+		return lb_error_look(skb, 1) ? lb_send_error(skb, work) : lb_echo_out(skb, work);
 	if (!lb_has_ports(work->packet.protocol) || (work->packet.part == LB_LATER_FRAGMENT && !lb_fragment_find(skb)))
 		return TC_ACT_UNSPEC;
-	if (!lb_to_client(skb) || work->mode != LB_MODE_LOCAL) {
+	whose = lb_to_client(skb);
+	/* Its sender is behind the stack, which takes the answer for one of the client's. */
+	if (whose == LB_REMOVED_BACKENDS && work->mode == LB_MODE_LOCAL)
+		return lb_refuse_by(skb, LB_REASON_BACKEND_REMOVED, 0, 0, BPF_F_INGRESS);
+	if (whose == LB_NOBODYS || work->mode != LB_MODE_LOCAL) {
 		if (lb_role != LB_ROLE_EXTERNAL)
 			return TC_ACT_UNSPEC;
 		reason = lb_masquerade(skb);

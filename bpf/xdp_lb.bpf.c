@@ -80,6 +80,7 @@ __noinline int lb_xdp_slowly(struct xdp_md *xdp)
 	struct lb_work *work = lb_work();
 	enum lb_reason reason;
 	bool readable;
+	int whose;
 
 	if (!work || !xdp)
 		return XDP_PASS;
@@ -99,8 +100,11 @@ __noinline int lb_xdp_slowly(struct xdp_md *xdp)
 	}
 	if (work->packet.part != LB_WHOLE)
 		return XDP_PASS;
-	if (lb_is_for_snat(&work->packet) && lb_to_client(xdp))
-		return work->mode == LB_MODE_MASQUERADE ? lb_let_pass(LB_REASON_HANDED_OVER) : lb_translate_out(xdp);
+	whose = lb_is_for_snat(&work->packet) ? lb_to_client(xdp) : LB_NOBODYS;
+	if (whose == LB_REMOVED_BACKENDS || (whose == LB_BACKENDS && work->mode == LB_MODE_MASQUERADE))
+		return lb_let_pass(LB_REASON_HANDED_OVER);
+	if (whose == LB_BACKENDS)
+		return lb_translate_out(xdp);
 	reason = lb_look_for_service(xdp);
 	if (reason == LB_REASON_NOT_A_SERVICE)
 		return lb_let_pass(reason);

@@ -182,6 +182,11 @@ function keepsFlows({ state }: Backend, standsIn: boolean): boolean {
   return state === 'active' || state === 'terminating' || (state === 'quarantined' && standsIn);
 }
 
+function resetAfter({ onBackendRemoved }: Spec): number {
+  if (onBackendRemoved === 'keep') return -1;
+  return onBackendRemoved === 'reset' ? 0 : onBackendRemoved.resetAfterSeconds;
+}
+
 /** Outer destinations of direct server return. */
 function compileVias({ backends }: Spec): (string | number)[] {
   const flat: (string | number)[] = [];
@@ -206,6 +211,7 @@ export function compile(spec: Spec, owner: string, head: string, keys: readonly 
     drop: spec.onNoBackends === 'drop',
     localPools: pools & LOCAL_POOLS,
     forwarding: spec.forwarding === undefined ? 0 : ForwardingCode[spec.forwarding],
+    resetAfter: resetAfter(spec),
     ranges,
     frontends,
     backends: compileBackends(spec, pools, node),

@@ -27,6 +27,7 @@ export type {
   MasqueradeOptions,
   NodeConfig,
   NormalizedServiceSpec,
+  OnBackendRemoved,
   OpenOptions,
   PacketDescription,
   PlannedChange,

@@ -313,7 +313,7 @@ export class LoadBalancer extends EventEmitter<LoadBalancerEvents> {
   }
 
   /**
-   * What workloads send to outside leaves with this node's address, at every device attached with role 'external', for TCP and UDP. Kept in the pins.
+   * What workloads send to outside leaves with this node's address, at every device attached with role 'external', for TCP, UDP, SCTP and ICMP echo. Kept in the pins.
    * @throws ERR_INVALID_ARGUMENT, ERR_CAPACITY, ERR_READONLY, ERR_CLOSED, ERR_KERNEL
    */
   async enableMasquerade(options: MasqueradeOptions): Promise<void> {

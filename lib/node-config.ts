@@ -2,7 +2,17 @@ import { type Family, familyOf, isInCidr, isLoopback, Ranges } from './addresses
 import type { NodeConfig } from './types.js';
 import { checkAddress, checkArray, checkBoolean, checkCidrs, checkInteger, checkName, checkObject, type Place } from './validate.js';
 
-const KEYS = ['name', 'addresses', 'zone', 'podCIDRs', 'serviceCIDRs', 'nodePortAddresses', 'nodePortRange', 'snatPortRange', 'masqueradeAll'];
+const KEYS = [
+  'name',
+  'addresses',
+  'zone',
+  'podCIDRs',
+  'serviceCIDRs',
+  'nodePortAddresses',
+  'nodePortRange',
+  'snatPortRange',
+  'masqueradeAll',
+];
 const FAMILIES: readonly Family[] = [4, 6];
 type PortRange = readonly [number, number];
 const NODE_PORT_RANGE: PortRange = [30000, 32767];
@@ -83,9 +93,11 @@ export function normalizeNode(place: Place, value: unknown, path = ''): Node {
 function checkServiceCidrs(place: Place, path: string, { serviceCIDRs = [], addresses, podCIDRs = [] }: NodeConfig): void {
   for (const [i, cidr] of serviceCIDRs.entries()) {
     const address = addresses.find((one) => isInCidr(one, cidr));
-    if (address !== undefined) throw place.wrong(`${path}[${i}]`, `is ${cidr}, which has the node's address ${address}; give the services' ranges only`);
+    if (address !== undefined)
+      throw place.wrong(`${path}[${i}]`, `is ${cidr}, which has the node's address ${address}; give the services' ranges only`);
     const pods = podCIDRs.find((other) => isInCidr(firstOf(other), cidr) || isInCidr(firstOf(cidr), other));
-    if (pods !== undefined) throw place.wrong(`${path}[${i}]`, `is ${cidr}, which overlaps podCIDRs, ${pods}; give the services' ranges only`);
+    if (pods !== undefined)
+      throw place.wrong(`${path}[${i}]`, `is ${cidr}, which overlaps podCIDRs, ${pods}; give the services' ranges only`);
   }
 }
 

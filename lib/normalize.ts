@@ -1,6 +1,6 @@
 import { canonicalAddress, isLoopback } from './addresses.js';
 import { type Backend, type BackendPlace, DEFAULTS, type Frontend, type Spec, toPublic } from './spec.js';
-import type { Algorithm, BackendState, FrontendKind, Topology, TrafficPolicy } from './types.js';
+import type { Algorithm, BackendState, FrontendKind, OnBackendRemoved, Topology, TrafficPolicy } from './types.js';
 import {
   checkAddress,
   checkArray,
@@ -25,7 +25,7 @@ const POLICIES: readonly TrafficPolicy[] = ['Cluster', 'Local'];
 const TOPOLOGIES: readonly Topology[] = ['any', 'prefer-same-zone', 'prefer-same-node'];
 const FORWARDINGS = ['snat', 'dsr'] as const;
 const ON_NO_BACKENDS = ['reject', 'drop'] as const;
-const ON_BACKEND_REMOVED = ['keep'] as const;
+const ON_BACKEND_REMOVED = ['keep', 'reset'] as const;
 
 const FRONTEND_KEYS = ['kind', 'address', 'port', 'protocol', 'sourceRanges'];
 const BACKEND_KEYS = ['address', 'port', 'weight', 'state', 'node', 'zone', 'forZones', 'forNodes', 'via'];
@@ -48,6 +48,7 @@ const SERVICE_KEYS = [
   'labels',
 ];
 const AFFINITY_MAX_SECONDS = 86400;
+const RESET_AFTER_MAX_SECONDS = 86400;
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
 
@@ -235,6 +236,12 @@ function normalizeAffinity(place: Place, value: unknown): number {
     : checkInteger(place, 'affinity.timeoutSeconds', seconds, 1, AFFINITY_MAX_SECONDS);
 }
 
+function normalizeOnBackendRemoved(place: Place, value: unknown): OnBackendRemoved {
+  if (!isObject(value)) return checkChoice(place, 'onBackendRemoved', value, ON_BACKEND_REMOVED);
+  const { resetAfterSeconds } = checkObject(place, 'onBackendRemoved', value, ['resetAfterSeconds']);
+  return { resetAfterSeconds: checkInteger(place, 'onBackendRemoved.resetAfterSeconds', resetAfterSeconds, 1, RESET_AFTER_MAX_SECONDS) };
+}
+
 function normalizeLabels(place: Place, value: unknown): Record<string, string> {
   if (!isObject(value)) throw place.invalid('labels', 'be an object of strings', value);
   const labels: [string, string][] = [];
@@ -283,7 +290,7 @@ function setServiceField(place: Place, spec: Writable<Spec>, key: string, value:
       spec.onNoBackends = checkChoice(place, key, value, ON_NO_BACKENDS);
       break;
     case 'onBackendRemoved':
-      spec.onBackendRemoved = checkChoice(place, key, value, ON_BACKEND_REMOVED);
+      spec.onBackendRemoved = normalizeOnBackendRemoved(place, value);
       break;
     case 'labels':
       spec.labels = normalizeLabels(place, value);

@@ -29,6 +29,7 @@ export function recordHead(spec: Spec): string {
   if (spec.forwarding !== undefined) text += `,"forwarding":"${spec.forwarding}"`;
   if (spec.topology !== DEFAULTS.topology) text += `,"topology":"${spec.topology}"`;
   if (spec.onNoBackends !== DEFAULTS.onNoBackends) text += `,"onNoBackends":"${spec.onNoBackends}"`;
+  if (spec.onBackendRemoved !== DEFAULTS.onBackendRemoved) text += `,"onBackendRemoved":${JSON.stringify(spec.onBackendRemoved)}`;
   if (spec.labels !== undefined) text += `,"labels":${JSON.stringify(spec.labels)}`;
   return `${text},"backends":`;
 }

@@ -130,6 +130,7 @@ const FIELD = {
   backends: 128,
   sourceRanges: 256,
   forwarding: 512,
+  onBackendRemoved: 1024,
 } as const;
 
 /** Bits of the fields of `spec` that are not as they would be if nothing had been said about them. */
@@ -144,6 +145,7 @@ function unusualFields(spec: Spec): number {
   if (spec.labels !== undefined) bits |= FIELD.labels;
   if (spec.sourceRanges !== undefined) bits |= FIELD.sourceRanges;
   if (spec.forwarding !== undefined) bits |= FIELD.forwarding;
+  if (spec.onBackendRemoved !== DEFAULTS.onBackendRemoved) bits |= FIELD.onBackendRemoved;
   if (spec.backends.length > 0) bits |= FIELD.backends;
   return bits;
 }
@@ -187,7 +189,8 @@ export function isSameSpec(stored: Spec, given: Record<string, unknown>): boolea
         seen |= FIELD[key];
         continue;
       case 'onBackendRemoved':
-        if (value !== stored.onBackendRemoved) return false;
+        if (!isEqual(value, stored.onBackendRemoved)) return false;
+        seen |= FIELD.onBackendRemoved;
         continue;
       default:
         return false;

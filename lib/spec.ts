@@ -5,6 +5,7 @@ import type {
   FrontendKind,
   FrontendSpec,
   NormalizedServiceSpec,
+  OnBackendRemoved,
   Protocol,
   ServiceSpec,
   Topology,
@@ -55,7 +56,7 @@ export interface Spec {
   readonly topology: Topology;
   readonly forwarding: 'snat' | 'dsr' | undefined;
   readonly onNoBackends: 'reject' | 'drop';
-  readonly onBackendRemoved: 'keep';
+  readonly onBackendRemoved: Readonly<OnBackendRemoved>;
   readonly labels: Readonly<Record<string, string>> | undefined;
 }
 
@@ -126,7 +127,7 @@ export function toPublic(spec: Spec): ServiceSpec & Pick<Required<ServiceSpec>, 
     topology: spec.topology,
     ...(spec.forwarding === undefined ? {} : { forwarding: spec.forwarding }),
     onNoBackends: spec.onNoBackends,
-    onBackendRemoved: spec.onBackendRemoved,
+    onBackendRemoved: typeof spec.onBackendRemoved === 'string' ? spec.onBackendRemoved : { ...spec.onBackendRemoved },
     ...(spec.labels === undefined ? {} : { labels: { ...spec.labels } }),
   };
 }

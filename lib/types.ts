@@ -58,6 +58,8 @@ export interface BackendSpec extends Endpoint {
   via?: string;
 }
 
+export type OnBackendRemoved = 'keep' | 'reset' | { resetAfterSeconds: number };
+
 /** A service: its frontends, its backends, and how one is chosen. */
 export interface ServiceSpec {
   /** Unique, at most 253 bytes, e.g. `default/web:http`. */
@@ -84,8 +86,12 @@ export interface ServiceSpec {
   forwarding?: 'snat' | 'dsr';
   /** Default 'reject'. */
   onNoBackends?: 'reject' | 'drop';
-  /** Established TCP flows of a backend that is removed. Connected UDP sockets are always destroyed once their backend takes no flows. Default 'keep'. */
-  onBackendRemoved?: 'keep';
+  /**
+   * Established TCP flows of a backend that is removed. 'reset' and `resetAfterSeconds` (1..86400) end those that were made while it was set: sockets of this
+   * kernel at once, each side of a connection of the packet path with its next packet. Connected UDP sockets are always destroyed once their backend takes no
+   * flows. Default 'keep'.
+   */
+  onBackendRemoved?: OnBackendRemoved;
   /** Kept with the service, for people and programs. */
   labels?: Record<string, string>;
 }

@@ -93,6 +93,7 @@ Service to_service(const Napi::Object& value) {
     f.ranges = static_cast<uint8_t>(number(frontends, i + 6));
     s.frontends.push_back(f);
   }
+  s.reset_after = value.Get("resetAfter").As<Napi::Number>().Int32Value();
   const uint32_t forwarding = number(value, "forwarding");
   s.forwarding = forwarding == 1 ? LB_REGION_SNAT : forwarding == 2 ? LB_REGION_DSR : 0;
   const auto sets = value.Get("ranges").As<Napi::Array>();

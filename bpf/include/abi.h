@@ -144,7 +144,7 @@ struct lb_pending {
 enum lb_region_flag {
 	LB_REGION_DROP = 1 << 0,       /* no backends: drop instead of reject */
 	LB_REGION_LOCAL_ONLY = 1 << 1, /* no cells because the policy is Local and no backend is on this node */
-	LB_REGION_TRACK = 1 << 2,      /* TCP sockets are recorded in socket storage, where a sweep finds them */
+	LB_REGION_TRACK = 1 << 2,      /* onBackendRemoved is 'reset': TCP sockets are recorded in socket storage, where a sweep finds them */
 	LB_REGION_SNAT = 1 << 3,       /* packet hooks, backends elsewhere: translate the source, whatever enableDSR says */
 	LB_REGION_DSR = 1 << 4,        /* packet hooks, backends elsewhere: direct server return */
 	LB_REGION_NEAR = 1 << 6,       /* IPv4, no more cells than fit beside the head, no affinity, no anchors: see lb_cell_near() */
@@ -241,6 +241,14 @@ LB_INLINE __u32 lb_backend_ref(__u32 index, __u32 generation)
 }
 LB_INLINE __u32 lb_ref_index(__u32 ref) { return ref >> LB_GENERATION_BITS; }
 LB_INLINE __u32 lb_ref_generation(__u32 ref) { return ref & LB_GENERATION_MASK; }
+
+/*
+ * lb_resets[backend], of one that was removed: its ref, and the second of CLOCK_MONOTONIC from which on TCP connections with it that are tracked
+ * end.
+ */
+LB_INLINE __u64 lb_reset_word(__u32 ref, __u32 seconds) { return (__u64)ref << 32 | seconds; }
+LB_INLINE __u32 lb_reset_ref(__u64 w) { return (__u32)(w >> 32); }
+LB_INLINE __u32 lb_reset_seconds(__u64 w) { return (__u32)w; }
 
 /* ---- control: one element, mmap'ed --------------------------------------------------------------------------------- */
 
@@ -360,7 +368,7 @@ struct lb_record {
 	__u8 family;
 	__u8 attachment; /* id of the attachment that wrote it */
 	__u8 protocol;
-	__u8 more; /* the socket has pins in lb_pins */
+	__u8 more; /* the socket has pins in lb_pins; of TCP: it is tracked */
 	__u32 tgid;
 	__u64 cookie;
 };
@@ -554,6 +562,7 @@ enum lb_life {
 	LB_LIFE_FIN_BACKEND = 1 << 2,
 	LB_LIFE_RESET = 1 << 3,
 	LB_LIFE_ANSWERED = 1 << 4,   /* the backend sent something */
+	LB_LIFE_TRACKED = 1 << 5,    /* it ends when its backend is removed: see lb_reset_word() */
 };
 struct lb_connection {
 	__be32 client[4];  /* IPv4: the first word, the rest 0 */

@@ -343,8 +343,8 @@ LB_INLINE __u32 lb_way_mtu(const struct lb_work *work, __u32 more)
 	return work->packet.length > 1006 ? 1006 : work->packet.length > 508 ? 508 : 296;
 }
 
-/* Ends with a verdict that is no forward, and tells the sender if the reason is one to be told. */
-LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, __u32 mtu)
+/* Ends with a verdict that is no forward, and tells the sender if the reason is one to be told; `direction`: by the flags of bpf_redirect(). */
+LB_INLINE int lb_refuse_by(lb_context *ctx, enum lb_reason reason, __u32 service, __u32 mtu, __u64 direction)
 {
 	struct lb_work *work = lb_work();
 	int answered = LB_NOT_ANSWERED;
@@ -354,9 +354,15 @@ LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, _
 		answered = lb_answer(ctx, reason, mtu);
 	if (answered == LB_ANSWERED) {
 		lb_throw_away(reason, service);
-		return bpf_redirect(ctx->ifindex, 0);
+		return bpf_redirect(ctx->ifindex, direction);
 	}
 	return lb_throw_away(answered == LB_ANSWER_LIMITED ? LB_REASON_ANSWER_LIMITED : reason, service);
+}
+
+/* The packet came in by the device that its sender is behind. */
+LB_INLINE int lb_refuse(lb_context *ctx, enum lb_reason reason, __u32 service, __u32 mtu)
+{
+	return lb_refuse_by(ctx, reason, service, mtu, 0);
 }
 
 #endif

@@ -104,7 +104,7 @@ LB_INLINE __u32 lb_idle_allowed(const struct lb_node *node, __u8 protocol, __u32
 
 	if (flags & LB_LIFE_RESET || (flags & closed) == closed)
 		return LB_CLOSED_SECONDS;
-	return protocol == LB_IPPROTO_UDP ? node->idle_udp : node->idle_tcp;
+	return protocol == LB_IPPROTO_TCP || protocol == LB_IPPROTO_SCTP ? node->idle_tcp : node->idle_udp;
 }
 
 LB_INLINE __u32 lb_idle(__u64 life, __u32 now)

@@ -13,6 +13,7 @@
 #include "new_connection.h"
 #include "packet.h"
 #include "ranges.h"
+#include "removed.h"
 #include "reasons.h"
 #include "select.h"
 #include "work.h"
@@ -72,6 +73,7 @@ __noinline int lb_read_packet(lb_context *ctx)
 	work->other = 0;
 	work->overhead = 0;
 	work->translated = 0;
+	work->tracked = 0;
 	return lb_parse(ctx, &work->packet);
 }
 
@@ -183,6 +185,20 @@ LB_INLINE __u32 lb_life_of_backend(const struct lb_packet *p)
 LB_INLINE bool lb_is_opening(const struct lb_packet *p)
 {
 	return (p->flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_SYN;
+}
+
+/* Does each connection need its entry, so that it can end with its backend? */
+LB_INLINE bool lb_is_tracked(const struct lb_head *head, __u8 protocol)
+{
+	return head->flags & LB_REGION_TRACK && protocol == LB_IPPROTO_TCP;
+}
+
+/* Has the connection to end, as its backend was removed? */
+LB_INLINE bool lb_must_end(const struct lb_connection *c)
+{
+	__u32 ref = c->backend_ref;
+
+	return lb_read_once(c->life) & LB_LIFE_TRACKED && lb_backend_is_gone(ref) && lb_reset_is_due(ref);
 }
 
 /* May the packet's connection go on with the backend that it has? */
@@ -458,6 +474,7 @@ LB_INLINE enum lb_reason lb_look_at_cell(const struct lb_work *work, const struc
 LB_INLINE bool lb_is_anchored(const struct lb_work *work, const struct lb_line *line, const struct lb_node *node)
 {
 	return lb_role == LB_ROLE_EXTERNAL && line->head.flags & LB_REGION_ANCHORED && !work->forced &&
+	       !lb_is_tracked(&line->head, work->flow.protocol) &&
 	       lb_uses_dsr(node, &line->head, work->flow.protocol);
 }
 
@@ -578,6 +595,7 @@ __noinline int lb_to_backend(lb_context *ctx)
 	lb_key_of_client(&work->key, &work->packet);
 	work->hash = lb_flow_key_hash(&work->key);
 	work->old = LB_NOBODY;
+	work->tracked = lb_is_tracked(&line->head, work->packet.protocol);
 	is_anchored = lb_is_anchored(work, line, node);
 	if (is_anchored) {
 		reason = lb_look_at_cell(work, line, node, &cell, lb_is_opening(&work->packet));
@@ -594,6 +612,10 @@ __noinline int lb_to_backend(lb_context *ctx)
 			lb_to_backend_of(work, c);
 			if (!lb_still_owned(&found))
 				return LB_REASON_CONNECTIONS_FULL;
+			if (!lb_is_opening(&work->packet) && lb_must_end(c)) {
+				lb_touch(c, &work->packet, LB_LIFE_RESET);
+				return LB_REASON_BACKEND_REMOVED;
+			}
 			lb_touch(c, &work->packet, lb_life_of_client(c, &work->packet));
 			return LB_REASON_FORWARDED;
 		}
@@ -636,7 +658,9 @@ LB_INLINE bool lb_is_sockets(lb_context *ctx, const struct lb_work *work, const 
 	return lb_has_socket(ctx, &work->reply, !over);
 }
 
-/* Is the packet a backend's? Then `to` says what it becomes for the client. */
+enum lb_whose { LB_NOBODYS, LB_BACKENDS, LB_REMOVED_BACKENDS };
+
+/* Is the packet a backend's? Then `to` says what it becomes for the client, and the answer is enum lb_whose: of a connection that has to end, it goes nowhere. */
 __noinline int lb_to_client(lb_context *ctx)
 {
 	struct lb_work *work = lb_work();
@@ -644,7 +668,7 @@ __noinline int lb_to_client(lb_context *ctx)
 	struct lb_found found;
 
 	if (!work || !ctx)
-		return 0;
+		return LB_NOBODYS;
 	lb_key_of_client(&work->reply, &work->packet);
 	if (!lb_find_by_backend(&work->reply, &found))
 		return 0;
@@ -660,8 +684,12 @@ __noinline int lb_to_client(lb_context *ctx)
 	work->overhead = c->overhead;
 	if (!lb_still_owned(&found))
 		return 0;
+	if (lb_must_end(c)) {
+		lb_touch(c, &work->packet, LB_LIFE_RESET);
+		return LB_REMOVED_BACKENDS;
+	}
 	lb_touch(c, &work->packet, lb_life_of_backend(&work->packet));
-	return 1;
+	return LB_BACKENDS;
 }
 
 /* Is this a port and address that translated sources have? */

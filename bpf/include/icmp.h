@@ -39,6 +39,11 @@ LB_INLINE bool lb_is_echo(const struct lb_packet *p)
 	return lb_is_icmp(p) && p->icmp_type == (p->family == LB_IPV4 ? LB_ICMP4_ECHO : LB_ICMP6_ECHO);
 }
 
+LB_INLINE bool lb_is_echo_reply(const struct lb_packet *p)
+{
+	return lb_is_icmp(p) && p->icmp_type == (p->family == LB_IPV4 ? LB_ICMP4_ECHO_REPLY : LB_ICMP6_ECHO_REPLY);
+}
+
 /* ---- echo -------------------------------------------------------------------------------------------------------------------- */
 
 /* Swaps what a frame has at both places. */

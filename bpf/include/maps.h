@@ -46,6 +46,16 @@ LB_MAPPED_ARRAY(lb_table, 65536, struct lb_line);
  * Written by the controller: the address before a region names it, the word on each change of state. */
 LB_MAPPED_ARRAY(lb_backends, LB_DEFAULT_INDICES, struct lb_backend);
 
+/* Backend that was removed -> from when its tracked connections end, as lb_reset_word() has it.
+ * Written by the controller before the backend's word; what has another ref is of an earlier one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+} lb_resets SEC(".maps");
+
 /* 0 -> number of the last commit, and what holds for the whole balancer.
  * Written by the controller. */
 LB_MAPPED_ARRAY(lb_control, 1, struct lb_control);

@@ -8,6 +8,7 @@
 
 #include "connections.h"
 #include "forward.h"
+#include "icmp.h"
 #include "new_connection.h"
 #include "work.h"
 
@@ -52,6 +53,40 @@ __noinline int lb_masquerade(lb_context *ctx)
 	work->mode = LB_MODE_MASQUERADE;
 	reason = lb_source_of_node(work, node);
 	return reason == LB_REASON_FORWARDED ? lb_connect(ctx, work) : reason;
+}
+
+/*
+ * ---- echo: the identifier stands for the port of who asks, and the other end has port 0 -------------------------------------------
+ */
+#define LB_ECHO_ID 4 /* its offset */
+
+/* Reads the identifier into the ports of the packet in lb_work(), an echo request or the reply to one. */
+LB_INLINE bool lb_read_echo(lb_context *ctx, struct lb_packet *p, const bool reply)
+{
+	__be16 id;
+
+	if (p->length < p->l4 - p->l3 + LB_ICMP_LENGTH || !lb_load(ctx, p->l4 + LB_ECHO_ID, &id, sizeof(id)))
+		return false;
+	p->source_port = reply ? 0 : id;
+	p->destination_port = reply ? id : 0;
+	return true;
+}
+
+/* Makes the packet what lb_work() says. */
+LB_INLINE bool lb_rewrite_echo(lb_context *ctx, const struct lb_work *work, const bool reply)
+{
+	const struct lb_packet *p = &work->packet;
+	const struct lb_tuple *to = &work->to;
+	__be16 id = reply ? to->destination_port : to->source_port;
+	__u64 addresses = 0, segment = lb_sum_change16(0, reply ? p->destination_port : p->source_port, id);
+
+	if (p->family == LB_IPV6) {
+		addresses = lb_sum_change_address(0, p->source, to->source, LB_IPV6);
+		addresses = lb_sum_change_address(addresses, p->destination, to->destination, LB_IPV6);
+	}
+	if (!lb_correct_checksum(ctx, p, p->l4 + 2, addresses, segment) || !lb_store(ctx, p->l4 + LB_ECHO_ID, &id, sizeof(id)))
+		return false;
+	return p->family == LB_IPV4 ? lb_write_ipv4(ctx, p, to, 0) : lb_write_ipv6(ctx, p, to, 0);
 }
 
 #endif

@@ -238,7 +238,7 @@ __noinline int lb_connection_write(lb_context *ctx)
 	c->created = now;
 	c->packets = 0;
 	c->bytes = 0;
-	c->life = lb_life(now, 0);
+	c->life = lb_life(now, work->tracked ? LB_LIFE_TRACKED : 0);
 #if LB_LEGACY
 	lb_exchange_owner(work->made, owned, owned & ~LB_OWNER_BUSY);
 #else

@@ -105,6 +105,12 @@ LB_INLINE bool lb_quick_cell(const struct lb_packet *p, const struct lb_flow *fl
 	return true;
 }
 
+/* Its backend is gone, and maybe it has to end with it. */
+LB_INLINE bool lb_may_end(const struct lb_connection *c)
+{
+	return lb_read_once(c->life) & LB_LIFE_TRACKED && lb_backend_is_gone(c->backend_ref);
+}
+
 /* A packet of the client's, of a connection that there is. */
 LB_INLINE bool lb_quick_forth(const struct lb_packet *p, const struct lb_head *head, const struct lb_node *node, struct lb_quick *q,
 			      struct lb_connection **connection)
@@ -115,7 +121,8 @@ LB_INLINE bool lb_quick_forth(const struct lb_packet *p, const struct lb_head *h
 
 	lb_key_of_client(&key, p);
 	hash = lb_flow_key_hash(&key);
-	if (!lb_find_by_client_quickly(&key, hash, &found) || !lb_may_go_on(found.connection, p, head->service, node))
+	if (!lb_find_by_client_quickly(&key, hash, &found) || !lb_may_go_on(found.connection, p, head->service, node) ||
+	    lb_may_end(found.connection) || (found.connection->mode == LB_MODE_DSR && found.connection->overhead))
 		return false;
 	*connection = found.connection;
 	lb_address_copy(q->to.destination, found.connection->backend);
@@ -136,7 +143,7 @@ LB_INLINE bool lb_quick_back(const struct lb_packet *p, struct lb_quick *q, stru
 	struct lb_found found;
 
 	lb_key_of_client(&key, p);
-	if (!lb_find_by_backend_quickly(&key, &found))
+	if (!lb_find_by_backend_quickly(&key, &found) || lb_may_end(found.connection))
 		return false;
 	*connection = found.connection;
 	lb_address_copy(q->to.source, found.connection->service);
@@ -296,7 +303,7 @@ LB_INLINE int lb_quick_forward(lb_context *ctx, const struct lb_packet *p, struc
 	if (reason != LB_REASON_FORWARDED || region.line->head.policy)
 		return LB_SLOWLY;
 	head = &region.line->head;
-	if (!(head->flags & LB_REGION_ANCHORED) || !lb_uses_dsr(node, head, p->protocol))
+	if (!(head->flags & LB_REGION_ANCHORED) || lb_is_tracked(head, p->protocol) || !lb_uses_dsr(node, head, p->protocol))
 		return p->family == LB_IPV4 ? lb_quick_known4(ctx, region.first) : lb_quick_known6(ctx, region.first);
 	return lb_quick_cell(p, &flow, &region, q) ? lb_quick_go(ctx, p, node, q, NULL) : LB_SLOWLY;
 }

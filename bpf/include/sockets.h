@@ -191,6 +191,8 @@ LB_INLINE bool lb_memory_write(struct bpf_sock_addr *ctx, const struct lb_flow *
 		socket = lb_socket_make(ctx);
 	if (!socket)
 		return false;
+	if (f->protocol == LB_IPPROTO_TCP)
+		socket->record.more = !!(head->flags & LB_REGION_TRACK);
 	lb_record_write(&socket->record, ctx, f, choice);
 	return true;
 }

@@ -6,10 +6,11 @@
 #include "abi.h"
 #include "kernel.h"
 #include "maps.h"
+#include "removed.h"
 
 /*
- * Why the backend of a record serves its socket no more, 0 if it does. TCP goes on with a backend that takes no flows, until
- * the backend is removed.
+ * Why the backend of a record serves its socket no more, 0 if it does. TCP goes on with a backend that takes no flows, and with
+ * one that is removed unless its service says that it ends then.
  */
 LB_INLINE __u32 lb_record_stale(const struct lb_record *r)
 {
@@ -24,7 +25,7 @@ LB_INLINE __u32 lb_record_stale(const struct lb_record *r)
 		return 0;
 	word = lb_read_once(backend->word);
 	if (lb_backend_generation(word) != lb_ref_generation(ref) || !(lb_backend_flags(word) & LB_BACKEND_LIVE))
-		return LB_STALE_REMOVED;
+		return r->protocol == LB_IPPROTO_UDP || (r->more && lb_reset_is_due(ref)) ? LB_STALE_REMOVED : 0;
 	if (r->protocol == LB_IPPROTO_UDP && !(lb_backend_flags(word) & LB_BACKEND_EXISTING))
 		return LB_STALE_MOVED_OFF;
 	return 0;

@@ -66,6 +66,7 @@ struct lb_work {
 	__u8 dispatch;   /* enum lb_dispatch of this packet */
 	__u8 translated; /* a peer has translated it to the backend already */
 	__u8 marked;     /* a backend's node has sent it on */
+	__u8 tracked;    /* a new connection ends when its backend is removed */
 	__u8 via_family; /* of `via`; 0: the connection has none */
 	__be32 via[4];   /* outer destination that the connection was made with */
 	__u32 forced; /* the backend that a peer has chosen; 0: none */

@@ -43,6 +43,8 @@ export interface PutService {
   drop: boolean;
   /** Bit p: the pool p is limited to this node, so that "no cells" means no local backend. */
   localPools: number;
+  /** Seconds from a backend's removal to the end of its TCP connections; -1: they go on. */
+  resetAfter: number;
   /** ForwardingCode, or 0 for the balancer's default. */
   forwarding: number;
   /** Lists of CIDRs that frontends name. */

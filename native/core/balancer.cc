@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "balancer.h"
 
+#include <bpf/bpf.h>
+#include <time.h>
+
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <signal.h>
@@ -195,6 +198,7 @@ Result<std::unique_ptr<Balancer>> Balancer::open_locked(const OpenOptions& optio
     LB_TRY(b->drop_canary());
     b->sweeps_->request();
     b->sweeps_->request_ways();
+    b->resume_resets();
   }
   return b;
 }
@@ -274,6 +278,35 @@ void Balancer::retire_counters(uint32_t backend, uint32_t service) {
     __atomic_fetch_add(&maps_.failures[maps_.slot_count() + service], sum, __ATOMIC_RELAXED);
   each([](__u64& word) { __atomic_store_n(&word, 0, __ATOMIC_RELAXED); });
   store_release(turn, *turn + 1);
+}
+
+// Of a backend that is about to be removed. Where this cannot be noted its connections go on, as they do by default.
+void Balancer::note_reset(uint32_t backend, int32_t after) {
+  if (after < 0) return;
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const uint32_t seconds = static_cast<uint32_t>(now.tv_sec) + static_cast<uint32_t>(after);
+  const __u64 word = lb_reset_word(lb_backend_ref(backend, lb_backend_generation(maps_.backends[backend].word)), seconds);
+  if (bpf_map_update_elem(maps_.fd("lb_resets"), &backend, &word, BPF_ANY)) {
+    report(kernel_error("commit", "map of resets", errno, "connections of removed backends go on"));
+    return;
+  }
+  if (after > 0 && sweeps_) sweeps_->request_later(std::chrono::seconds(after));
+}
+
+// After open(): what is due later than now.
+void Balancer::resume_resets() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  uint32_t at = 0, next = 0;
+  const int fd = maps_.fd("lb_resets");
+  for (bool first = true; bpf_map_get_next_key(fd, first ? nullptr : &at, &next) == 0; first = false) {
+    at = next;
+    __u64 word = 0;
+    if (bpf_map_lookup_elem(fd, &at, &word)) continue;
+    const auto left = static_cast<int32_t>(lb_reset_seconds(word) - static_cast<uint32_t>(now.tv_sec));
+    if (left > 0) sweeps_->request_later(std::chrono::seconds(left));
+  }
 }
 
 void Balancer::count_ports(const Service& service, int by) {

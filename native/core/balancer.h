@@ -215,6 +215,8 @@ class Balancer {
   void remember_keys(const Service& service);
   Status refuse_if_closed(const char* operation) const;
   void count_ports(const Service& service, int by);
+  void note_reset(uint32_t backend, int32_t after);
+  void resume_resets();
   std::vector<LogRecord> live_records() const;
   void retire_counters(uint32_t backend, uint32_t service);
   template <typename Sum>

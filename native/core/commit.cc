@@ -54,6 +54,7 @@ void build_region(const Service& service, uint8_t family, uint8_t pool, uint32_t
   head.policy = policy;
   head.flags = service.forwarding;
   if (lb_cells_last(service.algorithm, service.affinity)) head.flags |= LB_REGION_ANCHORED;
+  if (service.reset_after >= 0) head.flags |= LB_REGION_TRACK;
   if (service.drop) head.flags |= LB_REGION_DROP;
   if (service.local_pools & 1u << pool) head.flags |= LB_REGION_LOCAL_ONLY;
   const bool near = may_be_near && family == LB_IPV4 && !service.affinity && !lb_cells_last(service.algorithm, service.affinity) && !cells.empty() &&

@@ -89,6 +89,7 @@ class Commit {
   void give_back_keys();
   void delete_keys(const std::vector<KeySlot>& keys);
   void use_ports(const std::vector<Frontend>& frontends, bool on);
+  int32_t reset_after_of(uint32_t backend) const;
   void publish();
   void stamp();
   void believe();

@@ -149,6 +149,15 @@ void Commit::use_ports(const std::vector<Frontend>& frontends, bool on) {
   }
 }
 
+// How the service that a removed backend was of ends its connections: as it says now, or said last.
+int32_t Commit::reset_after_of(uint32_t backend) const {
+  const auto service = b_.by_id_.find(lb_backend_service(b_.maps_.backends[backend].word));
+  if (service == b_.by_id_.end()) return -1;
+  for (const auto& next : next_)
+    if (next->id == service->first) return next->reset_after;
+  return service->second->reset_after;
+}
+
 void Commit::publish() {
   const Maps& maps = b_.maps_;
   const __u64 number = (maps.control->number + 1) & LB_NUMBER_MASK;
@@ -172,6 +181,7 @@ void Commit::publish() {
   }
   for (const auto& r : retired_) {
     if (r.kind != IndexKind::backend) continue;
+    b_.note_reset(r.index, reset_after_of(r.index));
     retire_backend(&maps.backends[r.index].word);
     stop_point();
   }

@@ -131,6 +131,7 @@ std::string encode_service(const Service& s) {
     }
   }
   w.value(s.forwarding);
+  w.value(s.reset_after);
   w.value(static_cast<uint32_t>(std::count_if(s.backends.begin(), s.backends.end(), [](const Backend& b) { return b.via.family != 0; })));
   for (uint32_t i = 0; i < s.backends.size(); i++) {
     const Address& via = s.backends[i].via;
@@ -176,6 +177,7 @@ bool decode_service(std::string_view payload, Service& s) {
     s.range_sets.push_back(std::move(set));
   }
   s.forwarding = r.value<uint8_t>();
+  s.reset_after = r.value<int32_t>();
   for (auto n = r.value<uint32_t>(); r.good && n > 0; n--) {
     const auto row = r.value<ViaRow>();
     r.good = r.good && row.backend < s.backends.size();

@@ -72,6 +72,7 @@ std::map<std::string, uint32_t> sizes(const Maps& maps) {
           {"lb_next_hops", next_hops() * cpu_count()},
           {"lb_addresses", slots - 1},
           {"lb_held", slots - 1},
+          {"lb_resets", backends},
           {"lb_vias", backends},
           {"lb_locals", 4 * backends},
           {"lb_peers4", power_of_two(std::max(1u, c.connections / LB_WAYS))},

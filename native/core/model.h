@@ -119,6 +119,7 @@ struct Service {
   uint8_t algorithm = 0, drop = 0, local_pools = 0;
   uint8_t forwarding = 0;  // enum lb_region_flag: SNAT, DSR, or neither
   uint32_t affinity = 0;
+  int32_t reset_after = -1;  // seconds from a backend's removal to the end of its TCP connections; -1: they go on
   std::vector<Frontend> frontends;
   std::vector<Backend> backends;
   std::vector<Backend> lingering;  // removed ones that anchors name yet: flags are LOCAL and VIA

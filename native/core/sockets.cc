@@ -18,6 +18,7 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "netns.h"
 
@@ -71,8 +72,8 @@ struct DiagSocket {
   uint8_t family;
 };
 
-// UDP sockets of this namespace; SOCK_DESTROY wants addresses and cookie both.
-std::vector<DiagSocket> list_udp(int netlink, uint8_t family) {
+// Sockets of this namespace; SOCK_DESTROY wants addresses and cookie both.
+std::vector<DiagSocket> list_sockets(int netlink, uint8_t family, uint8_t protocol) {
   std::vector<DiagSocket> found;
   struct {
     nlmsghdr head;
@@ -80,7 +81,7 @@ std::vector<DiagSocket> list_udp(int netlink, uint8_t family) {
   } message{};
   message.head = {sizeof message, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0};
   message.request.sdiag_family = family;
-  message.request.sdiag_protocol = IPPROTO_UDP;
+  message.request.sdiag_protocol = protocol;
   message.request.idiag_states = ~0u;
   if (send(netlink, &message, sizeof message, 0) < 0) return found;
   std::vector<char> buffer(1 << 16);
@@ -96,14 +97,14 @@ std::vector<DiagSocket> list_udp(int netlink, uint8_t family) {
   }
 }
 
-int destroy_found(int netlink, const DiagSocket& socket) {
+int destroy_found(int netlink, const DiagSocket& socket, uint8_t protocol) {
   struct {
     nlmsghdr head;
     inet_diag_req_v2 request;
   } message{};
   message.head = {sizeof message, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, 0, 0};
   message.request.sdiag_family = socket.family;
-  message.request.sdiag_protocol = IPPROTO_UDP;
+  message.request.sdiag_protocol = protocol;
   message.request.idiag_states = ~0u;
   message.request.id = socket.id;
   if (send(netlink, &message, sizeof message, 0) < 0) return errno;
@@ -175,8 +176,23 @@ Result<std::vector<lb_stale>> SocketSweeper::stale() {
   return found;
 }
 
+// In the namespace of the calling thread.
+Status SocketSweeper::destroy_by_diag(const std::vector<lb_stale>& sockets, uint8_t protocol) {
+  std::set<uint64_t> wanted;
+  for (const auto& s : sockets)
+    if (s.record.protocol == protocol) wanted.insert(s.record.cookie);
+  if (wanted.empty()) return ok();
+  UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (!netlink) return kernel_error("sweep", "sock_diag", errno);
+  for (const uint8_t family : {AF_INET, AF_INET6})
+    for (const auto& found : list_sockets(netlink.get(), family, protocol))
+      if (wanted.count(static_cast<uint64_t>(found.id.idiag_cookie[1]) << 32 | found.id.idiag_cookie[0])) destroy_found(netlink.get(), found, protocol);
+  return ok();
+}
+
 Status SocketSweeper::destroy_in(int netns_fd, const std::vector<lb_stale>& sockets) {
   return in_netns(netns_fd, [&]() -> Status {
+    LB_TRY(destroy_by_diag(sockets, IPPROTO_TCP));
     if (destroy_) {
       // Walks the UDP sockets of the namespace it is made in, and judges each anew.
       UniqueFd link(bpf_link_create(bpf_program__fd(destroy_->program("lb_destroy")), 0, BPF_TRACE_ITER, nullptr));
@@ -189,14 +205,7 @@ Status SocketSweeper::destroy_in(int netns_fd, const std::vector<lb_stale>& sock
       }
       return ok();
     }
-    UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-    if (!netlink) return kernel_error("sweep", "sock_diag", errno);
-    std::map<uint64_t, const lb_stale*> wanted;
-    for (const auto& s : sockets) wanted[s.record.cookie] = &s;
-    for (const uint8_t family : {AF_INET, AF_INET6})
-      for (const auto& found : list_udp(netlink.get(), family))
-        if (wanted.count(static_cast<uint64_t>(found.id.idiag_cookie[1]) << 32 | found.id.idiag_cookie[0])) destroy_found(netlink.get(), found);
-    return ok();
+    return destroy_by_diag(sockets, IPPROTO_UDP);
   });
 }
 
@@ -277,6 +286,14 @@ void SweepThread::request() {
   changed_.notify_all();
 }
 
+void SweepThread::request_later(std::chrono::seconds time) {
+  {
+    std::lock_guard lock(mutex_);
+    later_.insert(std::chrono::steady_clock::now() + time);
+  }
+  changed_.notify_all();
+}
+
 void SweepThread::request_ways() {
   {
     std::lock_guard lock(mutex_);
@@ -305,13 +322,20 @@ Status SweepThread::work(bool sockets, bool ways) {
 void SweepThread::run() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    const auto asked = [&] { return stop_ || wanted_ || ways_; };
+    const auto first = later_.empty() ? std::chrono::steady_clock::time_point::max() : *later_.begin();
+    const auto asked = [&] { return stop_ || wanted_ || ways_ || (!later_.empty() && *later_.begin() < first); };
     bool due = false;
-    if (again_)
-      due = !changed_.wait_for(lock, kSecondSweep, asked);
-    else
+    const auto until = again_ ? std::min(std::chrono::steady_clock::now() + kSecondSweep, first) : first;
+    if (until == std::chrono::steady_clock::time_point::max())
       changed_.wait(lock, asked);
+    else
+      due = !changed_.wait_until(lock, until, asked);
     if (stop_) return;
+    // A sweep of its time is followed by another one, as one that was asked for is.
+    while (!later_.empty() && *later_.begin() <= std::chrono::steady_clock::now()) {
+      later_.erase(later_.begin());
+      wanted_ = true;
+    }
     const bool sockets = wanted_ || due, ways = ways_;
     if (sockets) again_ = wanted_;
     wanted_ = ways_ = false;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds and destroys connected UDP sockets whose backend takes no more flows, in every network namespace (DATAPATH 13).
+// Finds and destroys connected UDP sockets whose backend takes no more flows, and TCP sockets of removed backends whose services end them, in every network namespace (DATAPATH 13).
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,6 +34,7 @@ class SocketSweeper {
  private:
   explicit SocketSweeper(const Maps& maps) : maps_(&maps) {}
   Result<std::vector<lb_stale>> stale();
+  static Status destroy_by_diag(const std::vector<lb_stale>& sockets, uint8_t protocol);
   Status destroy_in(int netns_fd, const std::vector<lb_stale>& sockets);
   Result<uint32_t> each_set(const char* program);
 
@@ -48,6 +51,8 @@ class SweepThread {
   SweepThread(SocketSweeper sweeper, OnFailure on_failure);
   ~SweepThread();
   void request();
+  // Once more after this time.
+  void request_later(std::chrono::seconds time);
   // After an attachment went: its ways.
   void request_ways();
   bool busy();  // a sweep that was asked for is not done; the one a second later does not count
@@ -61,6 +66,7 @@ class SweepThread {
   OnFailure on_failure_;
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::multiset<std::chrono::steady_clock::time_point> later_;
   bool wanted_ = false, again_ = false, ways_ = false, running_ = false, stop_ = false;
   std::string failure_;
   std::thread thread_;

@@ -2,6 +2,8 @@ import type { LoadBalancer } from 'ebpf-lb';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { balance, hookNames } from '../support/balancing.js';
 import { familyNames, PacketLab, serverPort } from '../support/packet-lab.js';
+import { compile } from '../support/compile.js';
+import { slow } from '../support/fixture.js';
 import type { TrafficClient } from '../support/traffic.js';
 
 // What a workload of lb1 sends to other machines, with and without masquerade.
@@ -46,5 +48,24 @@ describe.each(hookNames)('%s', (hook) => {
         expect((await workload.who(protocol, outside)).client.address).toBe(own());
       },
     );
+
+    test('[2.1] pings of workloads leave with the address of the node, and the replies find back', async () => {
+      const target = lab.lab.address('node3-a', family);
+      const names = ['lb1-a', 'lb1-b'];
+      const ping = (from: string) =>
+        lab.lab.run(from, [compile('probe'), 'icmp', target, '0', '64', '56', String(500 * slow)]).then(JSON.parse);
+      // Whoever answers cannot reach the workloads.
+      const lost = `${family === 4 ? '10.244.1.0/24' : 'fd00:244:1::/64'}`;
+      await lab.lab.run('node3-a', ['ip', 'route', 'add', 'blackhole', lost]);
+      for (const name of names) await lab.lab.run(name, ['sh', '-ec', 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range']);
+      expect(await ping('lb1-a')).toHaveProperty('error');
+      await lb.enableMasquerade({ podCIDRs: names.map((name) => `${lab.lab.address(name, family)}/${width}`) });
+      for (let i = 0; i < 3; i++) for (const answer of await Promise.all(names.map(ping))) expect(answer).toMatchObject({ from: target });
+      // The node's own are not taken for theirs.
+      expect(await lab.lab.run('lb1', ['sh', '-ec', 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range'])).toBe('');
+      expect(await ping('lb1')).toMatchObject({ from: target });
+      await lb.disableMasquerade();
+      await lab.lab.run('node3-a', ['ip', 'route', 'del', 'blackhole', lost]);
+    });
   });
 });

@@ -51,6 +51,7 @@ describe('what goes to the addon', () => {
       drop: true,
       localPools: 0,
       forwarding: 0,
+      resetAfter: -1,
       ranges: [],
       frontends: ['10.96.0.1', 80, 17, 0, 0, 0, 0],
       backends: ['10.0.0.1', 1, 1, flags, '10.0.0.1', 2, 5, flags],
@@ -373,4 +374,24 @@ it('SCTP has the number of its protocol, at DSR too', async () => {
   expect(native.packets.at(-1)!.dsr).toBe(16 + 1 + 2 + 4 + 8);
   await lb.enableDSR({ protocols: ['sctp'], services: 'marked' });
   expect(native.packets.at(-1)!.dsr).toBe(16 + 8);
+});
+
+it.each([
+  ['keep', -1],
+  ['reset', 0],
+  [{ resetAfterSeconds: 30 }, 30],
+] as const)('onBackendRemoved %j', async (onBackendRemoved, seconds) => {
+  const put = await compiled({ onBackendRemoved });
+  expect(put.resetAfter).toBe(seconds);
+  expect(JSON.parse(put.record).onBackendRemoved).toEqual(onBackendRemoved === 'keep' ? undefined : onBackendRemoved);
+  const { lb, native } = await openStub();
+  const service = lb.addService({ name: 'web', address: '10.96.0.1', port: 80, onBackendRemoved });
+  expect(service.spec.onBackendRemoved).toEqual(onBackendRemoved);
+  const spec = { name: 'web', address: '10.96.0.1', port: 80 };
+  await lb.apply([{ ...spec, onBackendRemoved }]);
+  const commits = native.commits.length;
+  await lb.apply([{ ...spec, onBackendRemoved }]);
+  expect(native.commits).toHaveLength(commits);
+  const plan = await lb.plan([spec]);
+  expect(plan.changes.map(({ fields }) => fields)).toEqual(onBackendRemoved === 'keep' ? [] : [['onBackendRemoved']]);
 });

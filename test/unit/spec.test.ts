@@ -123,7 +123,13 @@ const wrongServices: [string, object, string, string][] = [
   ['a bad policy', { internalTrafficPolicy: 'local' }, 'internalTrafficPolicy', "must be 'Cluster' or 'Local', got \"local\""],
   ['a bad topology', { topology: 'near' }, 'topology', "must be 'any', 'prefer-same-zone' or 'prefer-same-node'"],
   ['a bad onNoBackends', { onNoBackends: 'wait' }, 'onNoBackends', "must be 'reject' or 'drop'"],
-  ['a bad onBackendRemoved', { onBackendRemoved: 'reset' }, 'onBackendRemoved', 'must be \'keep\', got "reset"'],
+  ['a bad onBackendRemoved', { onBackendRemoved: 'end' }, 'onBackendRemoved', "must be 'keep' or 'reset', got \"end\""],
+  [
+    'a bad time to a reset',
+    { onBackendRemoved: { resetAfterSeconds: 0 } },
+    'onBackendRemoved.resetAfterSeconds',
+    'must be 1 to 86400, got 0',
+  ],
   ['labels that are no strings', { labels: { a: 1 } }, 'labels["a"]', 'must be a string, got 1'],
   ['labels that are a list', { labels: [] }, 'labels', 'must be an object of strings, got an array'],
 ];
