@@ -7,10 +7,11 @@ import { type Device, snatPorts } from './world.js';
  * | unchanged | TC_ACT_UNSPEC, not a byte differs    | XDP_PASS, not a byte differs; then as tc           |
  * | forward   | redirected, as `out`                 | XDP_TX or XDP_REDIRECT, as `out`                   |
  * | stack     | TC_ACT_UNSPEC, as `out`              | XDP_PASS, not a byte differs; then as tc           |
+ * | unwrap    | TC_ACT_UNSPEC, as `out`              | XDP_PASS, as `out`, which tc leaves as it is       |
  * | answer    | redirected back, as `answer`         | XDP_TX, as `answer`; or XDP_PASS, then as tc       |
  * | drop      | TC_ACT_SHOT                          | XDP_DROP; or XDP_PASS, then as tc                  |
  */
-export type Outcome = 'unchanged' | 'forward' | 'stack' | 'answer' | 'drop';
+export type Outcome = 'unchanged' | 'forward' | 'stack' | 'unwrap' | 'answer' | 'drop';
 
 export type TcHook = 'ingress' | 'egress' | 'workload-ingress' | 'workload-egress';
 

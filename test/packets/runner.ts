@@ -135,7 +135,9 @@ export class Runner {
     const result = entry === 'xdp' && hook === 'ingress' ? await this.#throughDriver(step, frame, known) : undefined;
     if (result !== 'decided') {
       const { verdict, frame: out } = await this.packet(hook, device, frame);
-      const wanted = { unchanged: 'unspec', forward: 'redirect', stack: 'unspec', answer: 'redirect', drop: 'shot' }[step.outcome];
+      const wanted = { unchanged: 'unspec', forward: 'redirect', stack: 'unspec', unwrap: 'unspec', answer: 'redirect', drop: 'shot' }[
+        step.outcome
+      ];
       if (verdict === 'refused') expect(step.outcome, 'of what tc does not get to see').toBe('unchanged');
       else expect(verdict, 'verdict of tc').toBe(wanted);
       this.#expectOut(step, frame, out, known);
@@ -149,11 +151,18 @@ export class Runner {
     const { verdict, frame: out } = await this.packet('xdp', device, frame);
     if (verdict === 'pass') {
       expect(outcome === 'forward' && !step.mayHandOver, 'XDP leaves to tc what it could forward').toBe(false);
+      if (outcome === 'unwrap' && out !== frame) {
+        this.#expectOut(step, frame, out, known);
+        const { verdict: then, frame: untouched } = await this.packet('ingress', device, out);
+        expect(then, 'verdict of tc about what XDP has unwrapped').toBe('unspec');
+        expectFrame(untouched, frameOf(out));
+        return 'decided';
+      }
       expectFrame(out, frameOf(frame));
       return 'passed';
     }
     const forward = this.#wayOut(step) === device ? 'tx' : 'redirect';
-    const wanted = { unchanged: 'pass', stack: 'pass', forward, answer: 'tx', drop: 'drop' }[outcome];
+    const wanted = { unchanged: 'pass', stack: 'pass', unwrap: 'pass', forward, answer: 'tx', drop: 'drop' }[outcome];
     expect(verdict, 'verdict of XDP').toBe(wanted);
     this.#expectOut(step, frame, out, known);
     return 'decided';

@@ -102,13 +102,21 @@ void world_open(struct world *w, const char *objects, bool legacy, uint32_t sets
 	w->has_xdp_device = takes_xdp_device(w);
 }
 
+/* IPv4 as ::ffff:a.b.c.d. */
+static void mapped_address(const struct endpoint *e, __be32 *out)
+{
+	out[0] = e->family == LB_IPV6 ? e->address[0] : 0;
+	out[1] = e->family == LB_IPV6 ? e->address[1] : 0;
+	out[2] = e->family == LB_IPV6 ? e->address[2] : htonl(0xffff);
+	out[3] = e->family == LB_IPV6 ? e->address[3] : e->address[0];
+}
+
 static void note_address(struct world *w, struct endpoint at)
 {
-	__be32 key[4] = { 0, 0, htonl(0xffff), at.address[0] };
+	__be32 key[4];
 	__u32 keys = 1;
 
-	if (at.family == LB_IPV6)
-		memcpy(key, at.address, sizeof key);
+	mapped_address(&at, key);
 	if (bpf_map_update_elem(fixture_map(&w->f, "lb_addresses"), key, &keys, BPF_ANY))
 		die("lb_addresses");
 }
@@ -125,19 +133,30 @@ static void set_via(struct world *w, __u32 backend, struct endpoint via)
 		die("lb_vias");
 }
 
+static void put_local(struct world *w, const struct lb_local_key *key, __u32 value)
+{
+	if (bpf_map_update_elem(fixture_map(&w->f, "lb_locals"), key, &value, BPF_ANY))
+		die("lb_locals");
+}
+
 /* Who gets what peers send for the service: by the backend's address, or by any address of the node. */
 static void note_locals(struct world *w, const struct definition *d, struct service s)
 {
+	struct lb_local_key nth = { .service = s.service, .family = d->at.family | LB_LOCAL_NTH };
+	__u32 count = 0;
+
 	for (int i = 0; i < d->count; i++) {
 		struct lb_local_key key = { .service = s.service, .family = d->at.family };
 
 		if (!(d->local >> i & 1))
 			continue;
-		bpf_map_update_elem(fixture_map(&w->f, "lb_locals"), &key, &s.backend[i], BPF_NOEXIST);
-		memcpy(key.address, d->backend[i].address, sizeof key.address);
-		if (bpf_map_update_elem(fixture_map(&w->f, "lb_locals"), &key, &s.backend[i], BPF_ANY))
-			die("lb_locals");
+		mapped_address(&d->backend[i], key.address);
+		put_local(w, &key, s.backend[i]);
+		nth.address[0] = ++count;
+		put_local(w, &nth, s.backend[i]);
 	}
+	nth.address[0] = 0;
+	put_local(w, &nth, count);
 }
 
 void world_trust(struct world *w, uint32_t set, struct endpoint peer, struct endpoint stranger)
