@@ -429,7 +429,7 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 	struct view before, after;
 	const struct definition *d;
 	struct endpoint service;
-	const struct flow *f;
+	const struct flow *f, *asked;
 	const char *wrong;
 	bool direct;
 
@@ -472,6 +472,12 @@ static const char *check_changed(const struct world *w, const struct input *in, 
 		if (in->length != out->length) /* wrapped, or with an option in a header that was wrong before */
 			return after.network_error && after.network_error != before.network_error ? "an outer header has a wrong checksum" : NULL;
 		wrong = hops_are_right(&before, &after, forwarded && !(w->node->dispatch == LB_DISPATCH_L2 && before.hops == after.hops));
+		return wrong ? wrong : rest_is_same(in, &before, out, &after);
+	}
+	asked = model_by_client(before.protocol, &after.destination, &after.source);
+	if (!d && asked && asked->doubted) {
+		*fate = FATE_TO_CLIENT;
+		wrong = hops_are_right(&before, &after, forwarded);
 		return wrong ? wrong : rest_is_same(in, &before, out, &after);
 	}
 	if (!d && !(f && same(after.source, f->service) && same(after.destination, f->client)))
