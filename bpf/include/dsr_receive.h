@@ -505,12 +505,16 @@ __noinline int lb_send_on(lb_context *ctx)
  */
 LB_INLINE bool lb_clamp_segments(lb_context *ctx, const struct lb_packet *p, __u32 less)
 {
-	__u32 at = p->l4 + 20;
-	__u8 option[4];
+	__u32 at = p->l4 + 20, end;
+	__u8 option[4], words;
 	__be16 wanted, was;
 
+	if (!lb_load(ctx, p->l4 + 12, &words, sizeof(words)))
+		return true;
+	end = p->l4 + (words >> 4) * 4;
 	for (int i = 0; i < LB_TCP_OPTIONS; i++) {
-		if (!lb_load(ctx, at, option, sizeof(option)))
+		/* What follows the header is data. */
+		if (at + sizeof(option) > end || !lb_load(ctx, at, option, sizeof(option)))
 			return true;
 		if (option[0] == 0)
 			return true;
