@@ -369,30 +369,41 @@ __noinline int lb_dsr_read(lb_context *ctx)
 	return lb_look_option(ctx, work);
 }
 
-/* Who is to get a packet that came untranslated follows from the service, and from the address that the peer sent it to. A reason. */
-__noinline int lb_dsr_whose(lb_context *ctx)
+/* The service of the flow in lb_work(). A reason. */
+__noinline int lb_dsr_service(lb_context *ctx)
 {
-	const struct lb_node *node = lb_node_settings();
 	struct lb_work *work = lb_work();
 	struct lb_region region = {};
+	enum lb_reason reason;
 
-	if (!work || !node || !ctx)
+	if (!work || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
-#pragma clang loop unroll(disable) /* the lookup once: stack is short here */
-	for (int i = 0; i < 2 && lb_frontend_find(&work->flow, &region) != LB_REASON_FORWARDED; i++) {
-		if (i)
-			return LB_REASON_NOT_A_SERVICE;
-		/* A node port of the peer's address: here it is known by our own. */
-		if (work->packet.family == LB_IPV4)
-			work->flow.address[0] = node->address4;
-		else
-			lb_address_copy(work->flow.address, node->address6);
-	}
-	if (!region.line)
+	reason = lb_frontend_find(&work->flow, &region);
+	if (reason != LB_REASON_FORWARDED || !region.line)
 		return LB_REASON_NOT_A_SERVICE;
 	work->region = region.first;
 	work->service = region.line->head.service;
 	return LB_REASON_FORWARDED;
+}
+
+/*
+ * Who is to get a packet that came untranslated follows from the service, and from the address that the peer sent it to. A reason. Asked twice, by a
+ * function: a loop around the lookup is one that verifiers before 6.5 take for endless.
+ */
+LB_INLINE enum lb_reason lb_dsr_whose(lb_context *ctx, struct lb_work *work)
+{
+	const struct lb_node *node = lb_node_settings();
+
+	if (!node)
+		return LB_REASON_CORRUPT_INDEX;
+	if (lb_dsr_service(ctx) == LB_REASON_FORWARDED)
+		return LB_REASON_FORWARDED;
+	/* A node port of the peer's address: here it is known by our own. */
+	if (work->packet.family == LB_IPV4)
+		work->flow.address[0] = node->address4;
+	else
+		lb_address_copy(work->flow.address, node->address6);
+	return lb_dsr_service(ctx);
 }
 
 LB_INLINE enum lb_reason lb_dsr_look(lb_context *ctx, struct lb_work *work)
@@ -401,7 +412,7 @@ LB_INLINE enum lb_reason lb_dsr_look(lb_context *ctx, struct lb_work *work)
 
 	if (reason != LB_REASON_FORWARDED || work->translated)
 		return reason;
-	reason = lb_dsr_whose(ctx);
+	reason = lb_dsr_whose(ctx, work);
 	return reason == LB_REASON_FORWARDED ? lb_find_local(ctx, work) : reason;
 }
 
