@@ -12,7 +12,7 @@ import { missed } from './goals.mjs';
 import { answer } from './support/isolated.mjs';
 import { show, table } from './support/table.mjs';
 
-const order = ['connect', 'tcp-connect', 'requests', 'set-backends', 'apply', 'memory', 'lookups'];
+const order = ['connect', 'tcp-connect', 'requests', 'set-backends', 'apply', 'memory', 'xdp', 'tc', 'packets', 'lookups'];
 const questions = readdirSync(fileURLToPath(new URL('questions', import.meta.url)))
   .map((file) => file.replace(/\.mjs$/, ''))
   .sort((a, b) => order.indexOf(a) - order.indexOf(b));
