@@ -283,8 +283,8 @@ __noinline int lb_quick_known6(lb_context *ctx, __u32 first)
 	return ctx && work ? lb_quick_known(ctx, &work->packet, &work->quick, first) : LB_SLOWLY;
 }
 
-/* A verdict, or LB_SLOWLY. */
-LB_INLINE int lb_quick_forward(lb_context *ctx, const struct lb_packet *p, struct lb_quick *q)
+/* A verdict, or LB_SLOWLY. `family` is known where this is called: verifiers before 6.5 sum up the stacks of calls that are never made, too. */
+LB_INLINE int lb_quick_forward(lb_context *ctx, const struct lb_packet *p, struct lb_quick *q, const __u8 family)
 {
 	const struct lb_node *node = lb_node_settings();
 	struct lb_region region = {};
@@ -295,7 +295,7 @@ LB_INLINE int lb_quick_forward(lb_context *ctx, const struct lb_packet *p, struc
 	if (!node)
 		return LB_SLOWLY;
 	if (lb_is_for_snat(p))
-		return p->family == LB_IPV4 ? lb_quick_known4(ctx, 0) : lb_quick_known6(ctx, 0);
+		return family == LB_IPV4 ? lb_quick_known4(ctx, 0) : lb_quick_known6(ctx, 0);
 	lb_flow_of_packet(&flow, p);
 	reason = lb_quick_service(&flow, &region);
 	if (reason == LB_REASON_NOT_A_SERVICE)
@@ -304,7 +304,7 @@ LB_INLINE int lb_quick_forward(lb_context *ctx, const struct lb_packet *p, struc
 		return LB_SLOWLY;
 	head = &region.line->head;
 	if (!(head->flags & LB_REGION_ANCHORED) || lb_is_tracked(head, p->protocol) || !lb_uses_dsr(node, head, p->protocol))
-		return p->family == LB_IPV4 ? lb_quick_known4(ctx, region.first) : lb_quick_known6(ctx, region.first);
+		return family == LB_IPV4 ? lb_quick_known4(ctx, region.first) : lb_quick_known6(ctx, region.first);
 	return lb_quick_cell(p, &flow, &region, q) ? lb_quick_go(ctx, p, node, q, NULL) : LB_SLOWLY;
 }
 
@@ -316,7 +316,7 @@ __noinline int lb_quickly6(lb_context *ctx)
 		return LB_SLOWLY;
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	__builtin_memset(&work->quick, 0, sizeof(work->quick));
-	return lb_quick_read6(ctx, &work->packet) ? lb_quick_forward(ctx, &work->packet, &work->quick) : LB_SLOWLY;
+	return lb_quick_read6(ctx, &work->packet) ? lb_quick_forward(ctx, &work->packet, &work->quick, LB_IPV6) : LB_SLOWLY;
 }
 
 LB_INLINE int lb_quickly(lb_context *ctx)
@@ -328,7 +328,7 @@ LB_INLINE int lb_quickly(lb_context *ctx)
 	if (!type)
 		return LB_SLOWLY;
 	if (*type == bpf_htons(LB_ETH_IPV4))
-		return lb_quick_read4(ctx, &p) ? lb_quick_forward(ctx, &p, &q) : LB_SLOWLY;
+		return lb_quick_read4(ctx, &p) ? lb_quick_forward(ctx, &p, &q, LB_IPV4) : LB_SLOWLY;
 	return *type == bpf_htons(LB_ETH_IPV6) ? lb_quickly6(ctx) : LB_SLOWLY;
 }
 
