@@ -59,7 +59,7 @@ LB_INLINE struct lb_slot *lb_slot_of_key(__u32 index, __u64 key, __u64 high, __u
 	if (!keys)
 		return NULL;
 	address = keys->address[index % LB_KEYS6_PACKED];
-	return address[0] == (__u32)(high >> 32) && address[1] == (__u32)high && address[2] == middle ? slot : NULL;
+	return ((__u64)address[0] << 32 | address[1]) == high && address[2] == middle ? slot : NULL;
 }
 
 /*
