@@ -83,7 +83,9 @@ LB_INLINE bool lb_quick_cell(const struct lb_packet *p, const struct lb_flow *fl
 	__u64 cell, word;
 	__u32 index;
 
-	if (!head->length || head->flags & LB_REGION_SUCCEEDS || lb_is_opening(p) || !lb_cell_of(region->line, region->first, flow, &cell) ||
+	/* Of cells that do not last, for the moment at which the flags of their region go. */
+	if (!lb_cells_last(head->algorithm, head->affinity) || head->flags & LB_REGION_SUCCEEDS || lb_is_opening(p) ||
+	    !lb_cell_of(region->line, region->first, flow, &cell) ||
 	    cell & LB_CELL_REMEMBERED)
 		return false;
 	index = lb_cell_current(cell);
