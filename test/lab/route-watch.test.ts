@@ -33,7 +33,7 @@ function told(): { routes: number; until: number } {
     { value: string[] },
   ];
   const bytes = Buffer.from(value.map(Number));
-  return { routes: bytes.readUInt32LE(52), until: bytes.readUInt32LE(56) };
+  return { routes: bytes.readUInt32LE(bytes.length - 8), until: bytes.readUInt32LE(bytes.length - 4) };
 }
 const vouches = () => told().until !== 0;
 
