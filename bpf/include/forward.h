@@ -328,13 +328,13 @@ LB_INLINE enum lb_reason lb_choose_mode(struct lb_work *work, const struct lb_no
 /* Chooses a backend for a new connection, and how packets get there. */
 __noinline int lb_choose_backend(lb_context *ctx)
 {
-	const struct lb_node *node = lb_node_settings();
+	const struct lb_node *node;
 	struct lb_work *work = lb_work();
 	struct lb_region region = {};
 	struct lb_choice choice;
 	enum lb_reason reason;
 
-	if (!node || !work || !ctx)
+	if (!work || !ctx)
 		return LB_REASON_CORRUPT_INDEX;
 	if (!lb_may_be_client(&work->packet))
 		return LB_REASON_SOURCE_IS_OURS;
@@ -354,6 +354,9 @@ __noinline int lb_choose_backend(lb_context *ctx)
 	work->backend_port = lb_backend_port(choice.word);
 	work->backend_ref = lb_backend_ref(choice.index, lb_backend_generation(choice.word));
 	work->service = region.line->head.service;
+	node = lb_node_settings(); /* not kept meanwhile: stack is short here */
+	if (!node)
+		return LB_REASON_CORRUPT_INDEX;
 	reason = lb_choose_mode(work, node, &region.line->head, &choice);
 	if (work->mode == LB_MODE_DSR)
 		lb_via_find(ctx);

@@ -150,7 +150,7 @@ static __noinline __u32 lb_affinity_left(__u64 word, const struct lb_line *line,
 }
 
 /* Backend ref of the client's affinity, 0 if it has none that is good, and the seconds left << 32. */
-static __noinline __u64 lb_affinity_find(struct lb_affinity_key *key, const struct lb_line *line, __u32 first, bool changes)
+LB_INLINE __u64 lb_affinity_find(struct lb_affinity_key *key, const struct lb_line *line, __u32 first, bool changes)
 {
 	struct lb_affinity *a = bpf_map_lookup_elem(&lb_affinities, key);
 	__u32 now, left;
