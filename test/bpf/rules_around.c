@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <poll.h>
+#include <time.h>
 #include <unistd.h>
 
 static int bind_to(int family, int type, struct endpoint at, int v6only)
@@ -133,6 +134,14 @@ static void sweeps(struct world *w, int family, struct endpoint vip, const struc
 	close(once);
 }
 
+static uint32_t seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
 /* TCP sockets that must be found: in storage, not in a way. */
 static void tracked(struct world *w)
 {
@@ -147,7 +156,13 @@ static void tracked(struct world *w)
 	w->f.backends[s.backend[0]].word = word & ~((uint64_t)LB_BACKEND_EXISTING << 48);
 	CHECK(sweep(w, stale, 4) == 0, "TCP goes on with a backend that takes no flows");
 	w->f.backends[s.backend[0]].word = word & ~((uint64_t)LB_BACKEND_LIVE << 48);
-	CHECK(sweep(w, stale, 4) == 1 && stale[0].record.protocol == IPPROTO_TCP, "not found");
+	CHECK(sweep(w, stale, 4) == 0, "nobody said that it ends with its backend");
+	for (int due = 0; due < 2; due++) {
+		uint64_t reset = lb_reset_word(lb_backend_ref(s.backend[0], lb_backend_generation(word)), seconds() + (due ? -1 : 1000));
+
+		bpf_map_update_elem(fixture_map(&w->f, "lb_resets"), &s.backend[0], &reset, BPF_ANY);
+		CHECK(sweep(w, stale, 4) == due && (!due || stale[0].record.protocol == IPPROTO_TCP), "%s", due ? "not found" : "too early");
+	}
 	w->f.backends[s.backend[0]].word = word;
 	close(fd);
 
