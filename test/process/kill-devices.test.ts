@@ -126,7 +126,7 @@ describe.each(ways)('$way', ({ env }) => {
     '[2.7] a death after each single write, %s: what others have there stays, the next process goes on, and nothing is left in the end',
     { timeout: 7_200_000 },
     async (kind) => {
-      const stride = full ? 1 : Number(process.env['STRIDE'] ?? 29);
+      const stride = full ? 1 : 61;
       for (let write = 1, ended = false; !ended; write += stride) {
         const pinPath = kind === 'pinned' ? pinDirectory() : '-';
         try {
